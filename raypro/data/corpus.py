@@ -1,0 +1,184 @@
+"""A corpus on disk: a folder of Parquet files and the ``manifest.json`` that makes it whole.
+
+The manifest is written last and by renaming, so a folder without one is an unfinished build, never a corpus.
+Within a split the rows are globally shuffled once, at building; row ``r`` of a split is its r-th row over the
+split's files in the manifest's order. Every row group holds ``row_group_rows`` rows but the last one of a file.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raypro.config import InputError, from_plain, to_plain
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+SPLITS = ("train", "valid", "test")
+SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("sequence", pa.string(), nullable=False),
+        pa.field("length", pa.int32(), nullable=False),
+        pa.field("family", pa.string()),
+        pa.field("clan", pa.string()),
+        pa.field("taxon", pa.string()),
+    ]
+)
+"""``sequence`` holds upper-case letters of the alphabet only; ``length`` is its number of residues."""
+
+
+@dataclass(frozen=True)
+class CorpusFile:
+    """One Parquet file of a corpus."""
+
+    name: str
+    split: str
+    rows: int
+    residues: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a corpus is: its files, how it was split, and where it came from."""
+
+    version: int
+    created: str
+    """UTC, ISO 8601."""
+    row_group_rows: int
+    files: tuple[CorpusFile, ...]
+    split_rule: str
+    """How the splits were made, as a sentence with its numbers and its seed."""
+    sources: tuple[str, ...]
+    """What the corpus was built from: a file's name and size in bytes, or the recipe of a synthetic one."""
+    options: str
+    """The options of the build, as JSON."""
+    rejected: str
+    """Number of rejected records by cause, as JSON."""
+    residue_counts: str
+    """Number of each letter by split, as JSON ``{split: {letter: count}}``: the unigram floor comes from it."""
+    length_histogram: str
+    """Number of sequences by split and by length in bins of 16 residues, as JSON ``{split: {first length of the bin: count}}``."""
+    contacts: str = ""
+    """File with the known contacts of each family (columns family, length, contact_i, contact_j; 0-based, i < j), if any."""
+    contacts_sha256: str = ""
+
+    @cached_property
+    def checksum(self) -> str:
+        """SHA-256 over the files' names and checksums: equal for equal data, whenever it was built."""
+        lines = [f"{f.sha256}  {f.name}\n" for f in self.files] + [f"{self.contacts_sha256}  {self.contacts}\n"]
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """One row group of a split: where it is and which rows of the split it holds."""
+
+    file: str
+    index: int
+    first_row: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """An opened corpus."""
+
+    path: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, path: str | Path) -> "Corpus":
+        """Open the corpus in the folder ``path``.
+
+        Raises:
+            InputError: there is no corpus there, an unfinished one, or one of another format version.
+        """
+        folder = Path(path).expanduser().absolute()
+        file = folder / MANIFEST
+        if not folder.is_dir():
+            raise InputError(f"{path}: no such corpus folder; build one with 'raypro corpus build' or 'raypro corpus synthetic'")
+        if not file.is_file():
+            raise InputError(f"{path}: no {MANIFEST} in it: not a corpus, or an unfinished build; run 'raypro corpus build' again")
+        try:
+            plain = json.loads(file.read_text())
+        except ValueError:
+            raise InputError(f"{file}: not valid JSON; build the corpus again") from None
+        version = plain.get("version") if isinstance(plain, dict) else None
+        if version != FORMAT_VERSION:
+            raise InputError(f"{file}: corpus of format version {version}, this raypro reads {FORMAT_VERSION}; build the corpus again")
+        return cls(folder, from_plain(Manifest, plain, str(file)))
+
+    def files(self, split: str) -> list[CorpusFile]:
+        """Return the files of a split, in order."""
+        return [f for f in self.manifest.files if f.split == split]
+
+    def rows(self, split: str) -> int:
+        """Return the number of sequences of a split."""
+        return sum(f.rows for f in self.files(split))
+
+    def residues(self, split: str) -> int:
+        """Return the number of residues of a split."""
+        return sum(f.residues for f in self.files(split))
+
+    def row_groups(self, split: str) -> list[RowGroup]:
+        """Return the row groups of a split, in order: from the manifest alone, no file is read."""
+        size, first, groups = self.manifest.row_group_rows, 0, []
+        for file in self.files(split):
+            for index, start in enumerate(range(0, file.rows, size)):
+                rows = min(size, file.rows - start)
+                groups.append(RowGroup(file.name, index, first, rows))
+                first += rows
+        return groups
+
+    def read(self, groups: Sequence[RowGroup], columns: Sequence[str]) -> pa.Table:
+        """Return the given columns of the given row groups, in order, as one table."""
+        tables = []
+        for name in dict.fromkeys(g.file for g in groups):
+            with pq.ParquetFile(self.path / name) as file:
+                tables.append(file.read_row_groups([g.index for g in groups if g.file == name], columns=list(columns)))
+        return pa.concat_tables(tables)
+
+    def check(self) -> None:
+        """Verify every checksum and count.
+
+        Raises:
+            InputError: a file is missing, or differs from the manifest; names the file.
+        """
+        for file in self.manifest.files:
+            path = self.path / file.name
+            _require_checksum(path, file.sha256)
+            table = pq.read_table(path, columns=["length"])
+            residues = int(pa.compute.sum(table["length"]).as_py() or 0)
+            if (table.num_rows, residues) != (file.rows, file.residues):
+                raise InputError(f"{path}: {table.num_rows} rows and {residues} residues, the manifest says {file.rows} and {file.residues}")
+        if self.manifest.contacts:
+            _require_checksum(self.path / self.manifest.contacts, self.manifest.contacts_sha256)
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest, which makes the folder a corpus: to a temporary name, then renamed."""
+    temporary = folder / f".{MANIFEST}.{os.getpid()}"
+    temporary.write_text(json.dumps(to_plain(manifest), indent=1) + "\n")
+    os.replace(temporary, folder / MANIFEST)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _require_checksum(path: Path, expected: str) -> None:
+    if not path.is_file():
+        raise InputError(f"{path}: missing; build the corpus again")
+    if sha256_of(path) != expected:
+        raise InputError(f"{path}: its checksum differs from the manifest's: the file was changed or damaged; build the corpus again")
