@@ -1,0 +1,83 @@
+"""The few collectives of data-parallel training; each is a no-op in a single process.
+
+Gradients live in one flat tensor and are summed by one call after the backward pass. What DistributedDataParallel adds, overlap
+with the backward pass, it pays with buckets that are laid out anew after its first step: with three or more workers a resumed run
+would add in another order than the run it resumes, and not be bit for bit the same.
+"""
+
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+def is_distributed() -> bool:
+    """Return whether there is a process group."""
+    return dist.is_available() and dist.is_initialized()
+
+
+def world_size() -> int:
+    """Return the number of workers."""
+    return dist.get_world_size() if is_distributed() else 1
+
+
+def rank() -> int:
+    """Return this worker's number, from 0."""
+    return dist.get_rank() if is_distributed() else 0
+
+
+def sum_over_workers(tensor: Tensor) -> Tensor:
+    """Sum ``tensor`` over the workers, in place, and return it."""
+    if world_size() > 1:
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def max_over_workers(value: float, device: torch.device) -> float:
+    """Return the largest of the workers' values."""
+    if world_size() == 1:
+        return value
+    tensor = torch.tensor(value, dtype=torch.float64, device=device)
+    dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+    return float(tensor)
+
+
+def gather_ints(values: list[int], device: torch.device) -> list[list[int]]:
+    """Return every worker's list (all of one length), in the workers' order."""
+    if world_size() == 1:
+        return [values]
+    mine = torch.tensor(values, dtype=torch.int64, device=device)
+    every = [torch.zeros_like(mine) for _ in range(world_size())]
+    dist.all_gather(every, mine)
+    return [t.tolist() for t in every]
+
+
+def broadcast_model(model: nn.Module) -> None:
+    """Give every worker rank 0's parameters and buffers."""
+    if world_size() > 1:
+        for tensor in model.state_dict().values():
+            dist.broadcast(tensor, src=0)
+
+
+class FlatGradients:
+    """The gradients of some parameters as views of one flat tensor: zeroed, summed over workers and clipped by one call each."""
+
+    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
+        self.parameters = [p for p in parameters if p.requires_grad]
+        first = self.parameters[0]
+        self.flat = torch.zeros(sum(p.numel() for p in self.parameters), dtype=first.dtype, device=first.device)
+        offset = 0
+        for parameter in self.parameters:
+            parameter.grad = self.flat[offset : offset + parameter.numel()].view_as(parameter)
+            offset += parameter.numel()
+
+    def zero(self) -> None:
+        """Set all gradients to zero."""
+        self.flat.zero_()
+
+    def clip(self, max_norm: float) -> Tensor:
+        """Scale the gradients down to a norm of at most ``max_norm``; return their norm before, on the device."""
+        norm = torch.linalg.vector_norm(self.flat)
+        self.flat.mul_((max_norm / (norm + 1e-6)).clamp(max=1.0))
+        return norm

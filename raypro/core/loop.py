@@ -1,0 +1,204 @@
+"""The one training loop, for any objective, one worker or many.
+
+A step takes the same number of micro-batches on every worker. Its loss is a sum over all of them divided by a count over all of
+them; the counts are known before the model runs, so each micro-batch goes backward at once and gradients only have to be added.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from raypro.core.batch import Batch
+from raypro.core.distributed import FlatGradients, rank, sum_over_workers
+from raypro.core.objectives.objective import Objective, Prepared
+from raypro.core.optimizer import Adam
+from raypro.core.random import seed_of
+
+Cursor = dict[str, Any]
+"""Where in the data a run is: plain values that the data plan understands and a checkpoint keeps."""
+
+
+@dataclass(frozen=True)
+class StepInput:
+    """What one worker consumes in one step."""
+
+    batches: Sequence[Batch]
+    """The micro-batches; fillers where this worker has run out of the epoch's data."""
+    cursor: Cursor
+    """Where in the data this worker is after the step."""
+
+
+class Meter:
+    """Sums since the last logging, kept on the device so that no step waits for it."""
+
+    def __init__(self, quantities: int, counts: int, device: torch.device) -> None:
+        self.sums = torch.zeros(quantities, dtype=torch.float64, device=device)
+        self.counts = torch.zeros(counts, dtype=torch.float64, device=device)
+        self.norms = torch.zeros((), dtype=torch.float64, device=device)
+        self.steps = self.tokens = self.slots = 0
+        self.waited = 0.0
+        self.started = time.perf_counter()
+
+    def add(self, sums: Tensor, counts: Tensor, batches: Sequence[Batch]) -> None:
+        """Add one worker's part of a step or of a validation."""
+        self.sums += sums
+        self.counts += counts
+        self.tokens += sum(batch.filled for batch in batches)
+        self.slots += sum(batch.tokens.numel() for batch in batches)
+
+
+class TrainState:
+    """Everything that changes in training: the model, its optimizer, and how far it has come."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        model: nn.Module,
+        adam: Adam,
+        *,
+        seed: int = 0,
+        total_steps: int | None = None,
+        device: torch.device | str = "cpu",
+        bf16: bool = False,
+    ) -> None:
+        self.objective, self.adam, self.seed, self.total_steps = objective, adam, seed, total_steps
+        self.device, self.bf16 = torch.device(device), bf16
+        self.model = model.to(self.device)
+        self.optimizer = adam.build(self.model)
+        self.gradients = FlatGradients(self.model.parameters())
+        self.step = 0
+        self.tokens = 0
+        """Tokens (residues and control tokens) trained on, over all workers, as of the last logging."""
+        self.cursor: Cursor | None = None
+        """Where in the data the finished steps end."""
+        self.best = float("inf")
+        """Lowest validation loss so far."""
+        self.stale = 0
+        """Validations since the best one."""
+        self.quantities = objective.quantities
+        self.count_names = list(dict.fromkeys(q.per for q in self.quantities))
+        self.count_of = torch.tensor([self.count_names.index(q.per) for q in self.quantities], device=self.device)
+        self.weights = torch.tensor([q.weight for q in self.quantities], dtype=torch.float64, device=self.device)
+        self.meter = self.new_meter()
+
+    def new_meter(self) -> Meter:
+        """Return an empty meter of the objective's quantities."""
+        return Meter(len(self.quantities), len(self.count_names), self.device)
+
+    @property
+    def learning_rate(self) -> float:
+        """Rate of the next step."""
+        return self.adam.rate_at(self.step, self.total_steps)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs beside the weights, as tensors and plain values."""
+        return {"optimizer": self.optimizer.state_dict(), **{name: getattr(self, name) for name in _PROGRESS}}
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Continue from what :meth:`state_dict` returned; the weights are loaded apart."""
+        self.optimizer.load_state_dict(saved["optimizer"])
+        for name in _PROGRESS:
+            setattr(self, name, saved[name])
+
+    def local_counts(self, prepared: Sequence[Prepared]) -> Tensor:
+        """Return this worker's counts [number of counts] of some prepared batches, on the device."""
+        counts = [sum(item.counts[name] for item in prepared) for name in self.count_names]
+        return torch.tensor(counts, dtype=torch.float64).to(self.device, non_blocking=True)
+
+    def sums(self, item: Prepared) -> Tensor:
+        """Return the objective's sums [number of quantities] for one prepared batch."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            return self.objective.sums(self.model, item.to(self.device))
+
+    def means(self, sums: Tensor, counts: Tensor) -> dict[str, float]:
+        """Return each quantity's mean and the loss, from sums and counts over all workers."""
+        values = (sums / counts[self.count_of].clamp(min=1)).tolist()
+        loss = sum(q.weight * value for q, value in zip(self.quantities, values, strict=True))
+        return {"loss": loss, **{q.name: value for q, value in zip(self.quantities, values, strict=True)}}
+
+    def take_metrics(self) -> dict[str, float]:
+        """Return means and speeds over all workers since the last call. Every worker must call it at the same step.
+
+        Raises:
+            FloatingPointError: the loss or the gradient is not finite.
+        """
+        meter, self.meter = self.meter, self.new_meter()
+        local = torch.tensor([meter.tokens, meter.slots], dtype=torch.float64, device=self.device)
+        total = sum_over_workers(torch.cat([meter.sums, meter.counts, local]))
+        sums, counts, volume = total.split([len(meter.sums), len(meter.counts), 2])
+        tokens, slots = volume.tolist()
+        seconds = time.perf_counter() - meter.started
+        metrics = self.means(sums, counts)
+        metrics["gradient_norm"] = float(meter.norms) / max(1, meter.steps)
+        metrics["tokens_per_second"] = tokens / seconds
+        metrics["steps_per_second"] = meter.steps / seconds
+        metrics["padding_waste"] = 1 - tokens / max(1.0, slots)
+        metrics["waiting_for_data"] = meter.waited / seconds
+        self.tokens += int(tokens)
+        if not (math.isfinite(metrics["loss"]) and math.isfinite(metrics["gradient_norm"])):
+            raise FloatingPointError(
+                f"the loss or its gradient is not finite at step {self.step} or shortly before; "
+                "resume from the last checkpoint with a lower optimizer.learning_rate"
+            )
+        return metrics
+
+
+_PROGRESS = ("step", "tokens", "cursor", "best", "stale")
+
+
+def train_step(state: TrainState, batches: Sequence[Batch]) -> None:
+    """Take one optimizer step on the micro-batches of this worker, and those that the other workers give at the same time."""
+    state.model.train()
+    prepared = [state.objective.prepare(batch) for batch in batches]
+    counts = state.local_counts(prepared)
+    scales = state.weights / sum_over_workers(counts.clone())[state.count_of].clamp(min=1)
+
+    torch.manual_seed(seed_of(state.seed, state.step, rank()))  # dropout: a function of the step, so resuming needs no generator's state
+    state.gradients.zero()
+    total = torch.zeros_like(state.meter.sums)
+    for item in prepared:
+        sums = state.sums(item)
+        torch.dot(sums, scales.to(sums.dtype)).backward()
+        total += sums.detach()
+    sum_over_workers(state.gradients.flat)
+    state.meter.norms += state.gradients.clip(state.adam.clip_norm)
+    for group in state.optimizer.param_groups:
+        group["lr"] = state.learning_rate
+    state.optimizer.step()
+
+    state.step += 1
+    state.meter.steps += 1
+    state.meter.add(total, counts, batches)
+
+
+def fit(state: TrainState, steps: Iterable[StepInput], hooks: Sequence[Callable[[TrainState], bool | None]]) -> None:
+    """Train until the steps end or a hook returns True; after every step each hook is called with the state, in order."""
+    waiting_since = time.perf_counter()
+    for item in steps:
+        state.meter.waited += time.perf_counter() - waiting_since
+        train_step(state, item.batches)
+        state.cursor = item.cursor
+        if any([hook(state) for hook in hooks]):
+            return
+        waiting_since = time.perf_counter()
+
+
+@torch.no_grad()
+def evaluate(state: TrainState, batches: Iterable[Batch]) -> dict[str, float]:
+    """Return the means of the objective's quantities over the workers' batches, without dropout.
+
+    Workers may have different numbers of batches: they meet only once, at the end.
+    """
+    state.model.eval()
+    meter = state.new_meter()
+    for batch in batches:
+        prepared = state.objective.prepare(batch)
+        meter.add(state.sums(prepared), state.local_counts([prepared]), [batch])
+    total = sum_over_workers(torch.cat([meter.sums, meter.counts]))
+    sums, counts = total.split([len(meter.sums), len(meter.counts)])
+    return state.means(sums, counts)

@@ -1,0 +1,54 @@
+"""What a pre-training objective is. A new one is one file beside this one and one line in ``raypro/experiment.py``."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from raypro.core.batch import Batch
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """One sum that an objective gives for a batch, and what it is a mean over."""
+
+    name: str
+    """Its mean's name in the logs."""
+    per: str
+    """The count that its sum is divided by, over all workers and accumulation steps: a key of ``Prepared.counts``."""
+    weight: float
+    """Its mean's weight in the loss; 0 for what is only watched."""
+
+
+class Prepared(Protocol):
+    """A batch made ready on the host, where its counts are known before the model runs."""
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """How many terms each sum of the batch runs over."""
+
+    def to(self, device: torch.device) -> "Prepared":
+        """Return the same with its tensors on ``device``."""
+
+
+class Objective(Protocol):
+    """A frozen dataclass of plain parameters with these methods.
+
+    The loss of a step is sum over quantities of ``weight * (sum over everything) / (count over everything)``: workers and
+    accumulation steps only split the sums, so the same data gives the same loss and gradients however it is split.
+    """
+
+    @property
+    def quantities(self) -> tuple[Quantity, ...]:
+        """What :meth:`sums` returns, in order."""
+
+    def build(self, encoder: Any) -> nn.Module:
+        """Return the model: the encoder (any module with a ``width``, from tokens [B, T] to vectors [B, T, width]) and the heads."""
+
+    def prepare(self, batch: Batch) -> Any:
+        """Return the batch as :meth:`sums` wants it (a :class:`Prepared`): a pure function of the batch's sequences and keys."""
+
+    def sums(self, model: Any, prepared: Any) -> Tensor:
+        """Return the sums [number of quantities], differentiable where their weight is not 0; zero and connected for a filler."""

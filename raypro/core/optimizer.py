@@ -1,0 +1,58 @@
+"""Adam and its learning rate over steps."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+from raypro.config import InputError
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Adam with decoupled weight decay; the default is He et al. 2021, section 4.1, for the base model."""
+
+    learning_rate: float = 3e-4
+    """Peak learning rate; the paper's is 3e-4 for base, 1e-4 for large and xl."""
+    beta1: float = 0.9
+    """Decay of the mean of gradients, per step."""
+    beta2: float = 0.98
+    """Decay of the mean of squared gradients, per step."""
+    epsilon: float = 1e-8
+    """Added to the root of the mean square."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay (Loshchilov and Hutter 2019), per step and unit of learning rate."""
+    warmup_steps: int = 20_000
+    """Steps over which the rate rises linearly from 0."""
+    decay: Literal["linear", "constant"] = "linear"
+    """After the warm-up: fall linearly to 0 at ``decay_steps``, or stay."""
+    decay_steps: int | None = None
+    """Step at which a linear decay ends; None: the budget's number of steps."""
+    clip_norm: float = 1.0
+    """The gradient's norm is scaled down to this."""
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "epsilon", "clip_norm"):
+            if getattr(self, name) <= 0:
+                raise InputError(f"optimizer.{name}: {getattr(self, name)} must be above 0")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"optimizer.{name}: {getattr(self, name)} must be in [0, 1)")
+        if self.warmup_steps < 0 or self.weight_decay < 0:
+            raise InputError("optimizer.warmup_steps and weight_decay must not be negative")
+
+    def build(self, module: nn.Module) -> torch.optim.AdamW:
+        """Return the optimizer of a module's parameters."""
+        parameters = [p for p in module.parameters() if p.requires_grad]
+        betas = (self.beta1, self.beta2)
+        return torch.optim.AdamW(parameters, self.learning_rate, betas, self.epsilon, self.weight_decay, fused=True)
+
+    def rate_at(self, step: int, total_steps: int | None) -> float:
+        """Return the learning rate of the step after ``step`` finished ones, in a run of ``total_steps`` (None: not known)."""
+        if step < self.warmup_steps:
+            return self.learning_rate * (step + 1) / self.warmup_steps
+        end = self.decay_steps or total_steps
+        if self.decay == "constant" or end is None:
+            return self.learning_rate
+        return self.learning_rate * max(0.0, (end - step) / max(1, end - self.warmup_steps))
