@@ -1,8 +1,8 @@
 """Checkpoints: a folder that holds the weights, the experiment and the training state, and nothing that runs code when loaded.
 
-    model.safetensors   the weights
-    experiment.json     format version, the experiment as JSON, the step and its metrics
-    training.pt         optimizer, data cursor, progress: tensors and plain values, read with ``weights_only``
+model.safetensors   the weights
+experiment.json     format version, the experiment as JSON, the step and its metrics
+training.pt         optimizer, data cursor, progress: tensors and plain values, read with ``weights_only``
 """
 
 import json

@@ -7,7 +7,6 @@ them; the counts are known before the model runs, so each micro-batch goes backw
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,19 +17,6 @@ from raypro.core.distributed import FlatGradients, rank, sum_over_workers
 from raypro.core.objectives.objective import Objective, Prepared
 from raypro.core.optimizer import Adam
 from raypro.core.random import seed_of
-
-Cursor = dict[str, Any]
-"""Where in the data a run is: plain values that the data plan understands and a checkpoint keeps."""
-
-
-@dataclass(frozen=True)
-class StepInput:
-    """What one worker consumes in one step."""
-
-    batches: Sequence[Batch]
-    """The micro-batches; fillers where this worker has run out of the epoch's data."""
-    cursor: Cursor
-    """Where in the data this worker is after the step."""
 
 
 class Meter:
@@ -74,8 +60,6 @@ class TrainState:
         self.step = 0
         self.tokens = 0
         """Tokens (residues and control tokens) trained on, over all workers, as of the last logging."""
-        self.cursor: Cursor | None = None
-        """Where in the data the finished steps end."""
         self.best = float("inf")
         """Lowest validation loss so far."""
         self.stale = 0
@@ -148,7 +132,7 @@ class TrainState:
         return metrics
 
 
-_PROGRESS = ("step", "tokens", "cursor", "best", "stale")
+_PROGRESS = ("step", "tokens", "best", "stale")
 
 
 def train_step(state: TrainState, batches: Sequence[Batch]) -> None:
@@ -176,13 +160,12 @@ def train_step(state: TrainState, batches: Sequence[Batch]) -> None:
     state.meter.add(total, counts, batches)
 
 
-def fit(state: TrainState, steps: Iterable[StepInput], hooks: Sequence[Callable[[TrainState], bool | None]]) -> None:
-    """Train until the steps end or a hook returns True; after every step each hook is called with the state, in order."""
+def fit(state: TrainState, steps: Iterable[Sequence[Batch]], hooks: Sequence[Callable[[TrainState], bool | None]]) -> None:
+    """Train until the steps (each this worker's micro-batches) end or a hook returns True; after every step all hooks are called."""
     waiting_since = time.perf_counter()
-    for item in steps:
+    for batches in steps:
         state.meter.waited += time.perf_counter() - waiting_since
-        train_step(state, item.batches)
-        state.cursor = item.cursor
+        train_step(state, batches)
         if any([hook(state) for hook in hooks]):
             return
         waiting_since = time.perf_counter()

@@ -1,6 +1,6 @@
 """Masked language modelling: the baseline of He et al. 2021, equation 1.
 
-    L_mlm = - mean over masked residues i of log P(x_i | x without the masked residues)
+L_mlm = - mean over masked residues i of log P(x_i | x without the masked residues)
 """
 
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from functools import cached_property
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, gelu
+from torch.nn.functional import cross_entropy
 
 from raypro.config import InputError
 from raypro.core.alphabet import STANDARD
