@@ -1,0 +1,37 @@
+"""Where runs are tracked, and whether anything answers there; loads no mlflow."""
+
+import os
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+from raypro.home import home
+
+
+def tracking_address(explicit: str | None = None) -> str:
+    """Return where runs are tracked: ``explicit``, else $MLFLOW_TRACKING_URI, else the SQLite store in raypro's home."""
+    return explicit or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow.db'}"
+
+
+def sqlite_file(address: str) -> Path | None:
+    """Return the database file of a SQLite ``address``; None for any other address."""
+    return Path(address.removeprefix("sqlite:///")) if address.startswith("sqlite:///") else None
+
+
+def silence_of(address: str, seconds: float = 3.0) -> str | None:
+    """Return why the tracking ``address`` does not answer within ``seconds``; None when it does."""
+    file = sqlite_file(address)
+    if file is not None:
+        if not file.is_absolute():
+            return "a relative path means another file in every process; give an absolute one (sqlite:////...)"
+        nearest = next(parent for parent in (file, *file.parents) if parent.exists())
+        return None if os.access(nearest, os.W_OK) else f"{nearest} is not writable"
+    if not address.startswith(("http://", "https://")):
+        return None  # a database server or a hosted service: only mlflow itself can tell
+    try:
+        urlopen(f"{address.rstrip('/')}/health", timeout=seconds).close()
+    except HTTPError as error:
+        return None if error.code in (401, 403) else f"it answers {error.code}: not an MLflow server?"
+    except (OSError, ValueError) as error:
+        return str(getattr(error, "reason", error))
+    return None
