@@ -9,8 +9,13 @@ from raypro.home import home
 
 
 def tracking_address(explicit: str | None = None) -> str:
-    """Return where runs are tracked: ``explicit``, else $MLFLOW_TRACKING_URI, else the SQLite store in raypro's home."""
-    return explicit or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow.db'}"
+    """Return where runs are tracked: ``explicit``, else $MLFLOW_TRACKING_URI, else the SQLite store in raypro's home.
+
+    A relative SQLite path is made absolute here, on the driver: other processes have other working folders.
+    """
+    address = explicit or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow.db'}"
+    file = sqlite_file(address)
+    return address if file is None else f"sqlite:///{file.absolute()}"
 
 
 def sqlite_file(address: str) -> Path | None:
@@ -22,8 +27,6 @@ def silence_of(address: str, seconds: float = 3.0) -> str | None:
     """Return why the tracking ``address`` does not answer within ``seconds``; None when it does."""
     file = sqlite_file(address)
     if file is not None:
-        if not file.is_absolute():
-            return "a relative path means another file in every process; give an absolute one (sqlite:////...)"
         nearest = next(parent for parent in (file, *file.parents) if parent.exists())
         return None if os.access(nearest, os.W_OK) else f"{nearest} is not writable"
     if not address.startswith(("http://", "https://")):

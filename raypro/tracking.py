@@ -242,7 +242,7 @@ class _MlflowRun:
     def _dataset(self, record: dict[str, Any]) -> None:
         entities = self._mlflow.entities
         source, profile = json.dumps({"uri": record["source"]}), json.dumps(record["profile"])
-        dataset = entities.Dataset(record["name"], record["digest"][:36], "local", source, profile=profile)
+        dataset = entities.Dataset(record["name"], record["digest"][:12], "local", source, profile=profile)
         used = entities.DatasetInput(dataset, [entities.InputTag("mlflow.data.context", record["split"])])
         self._call(self._client.log_inputs, self._sent.run_id, [used])
 

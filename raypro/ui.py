@@ -2,15 +2,26 @@
 
 import ipaddress
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from urllib.error import URLError
 from urllib.request import urlopen
 
 from raypro.address import sqlite_file, tracking_address
 from raypro.config import InputError
+
+SURROUNDING = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # its background jobs judge chats; here they would only hold processes
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "PYTHONWARNINGS": "ignore",
+}
+PAGE = "#/experiments?workflowType=machine_learning"
+"""MLflow's pages come in two kinds; without this they show chats and prompts."""
 
 
 def ui(port: int = 5000, host: str = "127.0.0.1") -> None:
@@ -27,15 +38,18 @@ def ui(port: int = 5000, host: str = "127.0.0.1") -> None:
     if not _is_loopback(host):
         print(f"warning: {host} is not loopback: anyone who reaches it can read and delete every run", file=sys.stderr)
     database.parent.mkdir(parents=True, exist_ok=True)
-    server = subprocess.Popen(_command(address, host, port), env=os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"}, cwd=database.parent)
+    environment = os.environ | SURROUNDING
+    server = subprocess.Popen(_command(address, host, port), env=environment, cwd=database.parent, start_new_session=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # being ended is like Ctrl-C: the server goes too
     try:
         _wait_until_up(server, host, port)
-        print(f"Runs of {database.parent}: http://{host}:{port}  (Ctrl-C ends)", flush=True)
+        print(f"Runs of {database.parent}: http://{host}:{port}/{PAGE}  (Ctrl-C ends)", flush=True)
         server.wait()
     except KeyboardInterrupt:
         print()
     finally:
-        server.terminate()
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGTERM)  # the server and whatever it started
         server.wait()
 
 

@@ -1,0 +1,298 @@
+"""The outbox loses nothing and repeats nothing; MLflow, there or not, gets what the run recorded and disturbs no run."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from raypro import tracking
+from raypro.address import silence_of, tracking_address
+from raypro.config import InputError
+from raypro.delivery import Delivery, Point, Refused, Sent, sole_delivery
+from raypro.outbox import Outbox, last_status, outbox_files, read_records
+from raypro.provenance import git_commit, versions
+
+
+class Memory:
+    """A destination that remembers what it took, fails on demand, and refuses what is named "bad"."""
+
+    def __init__(self) -> None:
+        self.points: list[Point] = []
+        self.params: dict[str, str] = {}
+        self.tags: dict[str, str] = {}
+        self.taken: list[dict] = []
+        self.down = False
+
+    def connect(self, sent: Sent) -> None:
+        self._require_up()
+        sent.run_id = "run"
+
+    def log(self, points, params, tags) -> None:
+        self._require_up()
+        if "bad" in {point.name for point in points}:
+            raise Refused("bad name")
+        self.points += points
+        self.params |= params
+        self.tags |= tags
+
+    def take(self, record) -> None:
+        self._require_up()
+        self.taken.append(record)
+
+    def _require_up(self) -> None:
+        if self.down:
+            raise ConnectionError("down")
+
+
+def records(run: Path) -> list[dict]:
+    return [record for path in outbox_files(run) for record, _ in read_records(path, 0) if record is not None]
+
+
+def delivery(run: Path, memory: Memory) -> Delivery:
+    """A new process's delivery: what it knows is what is on disk."""
+    return Delivery(run, Sent.load(run) or Sent("memory", "experiment", run.name, 0), memory)
+
+
+def test_a_line_torn_by_a_kill_takes_no_other_record_with_it(tmp_path):
+    Outbox(tmp_path).metrics(1, {"loss": 3.0})
+    [path] = outbox_files(tmp_path)
+    whole = path.read_bytes()
+    path.write_bytes(whole + whole[: len(whole) // 2])  # SIGKILL within a line
+    assert [r["step"] for r in records(tmp_path)] == [1]
+    Outbox(tmp_path).metrics(2, {"loss": 2.0})
+    assert [r["step"] for r in records(tmp_path)] == [1, 2]
+
+
+def test_a_line_still_being_written_is_not_read_yet(tmp_path):
+    Outbox(tmp_path).metrics(1, {"loss": 3.0})
+    [path] = outbox_files(tmp_path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    assert records(tmp_path) == []
+    path.write_bytes(whole)
+    assert len(records(tmp_path)) == 1
+
+
+def test_what_is_not_finite_becomes_a_tag_once(tmp_path):
+    outbox = Outbox(tmp_path)
+    outbox.metrics(1, {"loss": float("nan"), "rate": 0.5})
+    outbox.metrics(2, {"loss": float("inf"), "rate": 0.25})
+    metrics = [r["values"] for r in records(tmp_path) if r["kind"] == "metrics"]
+    tags = [r["values"] for r in records(tmp_path) if r["kind"] == "tags"]
+    assert metrics == [{"rate": 0.5}, {"rate": 0.25}]
+    assert tags == [{"not finite: loss": "nan at step 1"}]
+
+
+def test_every_point_arrives_once_whatever_is_down_killed_or_repeated(tmp_path):
+    memory = Memory()
+    worker, driver = Outbox(tmp_path, "worker"), Outbox(tmp_path, "driver")
+    driver.params({"seed": 1})
+    for step in range(1, 6):
+        worker.metrics(step, {"loss": 1 / step})
+    delivery(tmp_path, memory).deliver()
+
+    memory.down = True
+    for step in range(6, 8):
+        worker.metrics(step, {"loss": 1 / step})
+    with pytest.raises(ConnectionError):
+        delivery(tmp_path, memory).deliver()
+    assert delivery(tmp_path, memory).pending() == 2
+
+    memory.down = False
+    worker = Outbox(tmp_path, "worker")  # the group restarted from the checkpoint of step 4
+    for step in range(5, 11):
+        worker.metrics(step, {"loss": 1 / step})
+    again = delivery(tmp_path, memory)
+    again.deliver()
+    again.deliver()
+    assert [(p.step, p.value) for p in memory.points] == [(step, 1 / step) for step in range(1, 11)]
+    assert delivery(tmp_path, memory).pending() == 0
+
+
+def test_a_failure_in_mid_outbox_repeats_nothing_that_was_taken(tmp_path):
+    class Flaky(Memory):
+        def take(self, record) -> None:
+            super().take(record)
+            self.down = record["name"] == "second"
+
+    memory = Flaky()
+    outbox = Outbox(tmp_path)
+    for name in ("first", "second", "third"):
+        outbox.text(name, "text")
+        outbox.metrics(1, {name: 1.0})
+    with pytest.raises(ConnectionError):
+        delivery(tmp_path, memory).deliver()
+    memory.down = False
+    delivery(tmp_path, memory).deliver()
+    assert [r["name"] for r in memory.taken] == ["first", "second", "third"]
+    assert [p.name for p in memory.points] == ["first", "second", "third"]
+
+
+def test_one_refused_record_takes_no_other_with_it(tmp_path):
+    memory = Memory()
+    outbox = Outbox(tmp_path)
+    for name in ("loss", "bad", "rate"):
+        outbox.metrics(1, {name: 1.0})
+    delivery(tmp_path, memory).deliver()
+    assert [p.name for p in memory.points] == ["loss", "rate"]
+    [refused] = [json.loads(line) for line in (tmp_path / "tracking" / "refused.jsonl").read_text().splitlines()]
+    assert refused["values"] == {"bad": 1.0} and refused["why"] == "bad name"
+
+
+def test_a_parameter_changed_at_resuming_becomes_a_tag(tmp_path):
+    memory = Memory()
+    Outbox(tmp_path).params({"workers": 2, "seed": 1})
+    delivery(tmp_path, memory).deliver()
+    Outbox(tmp_path).params({"workers": 3, "seed": 1, "new": 7})
+    delivery(tmp_path, memory).deliver()
+    assert memory.params == {"workers": "2", "seed": "1", "new": "7"}
+    assert memory.tags == {"changed: workers": "3"}
+
+
+def test_one_process_drives_a_run_and_its_death_frees_it(tmp_path):
+    hold = f"import sys; from pathlib import Path; from raypro.delivery import sole_delivery\nwith sole_delivery(Path({str(tmp_path)!r})):"
+    other = subprocess.Popen([sys.executable, "-c", hold + " print('held', flush=True); sys.stdin.read()"], stdin=-1, stdout=-1, text=True)
+    assert other.stdout.readline() == "held\n"
+    with pytest.raises(InputError, match="another process drives this run"), sole_delivery(tmp_path):
+        pass
+    other.kill()
+    other.wait()
+    with sole_delivery(tmp_path):
+        pass
+
+
+@pytest.fixture(scope="module")
+def mlflow_home(tmp_path_factory) -> Path:
+    """One store for this module's runs: making one costs seconds."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture
+def client(mlflow_home, monkeypatch):
+    monkeypatch.setenv("RAYPRO_HOME", str(mlflow_home))
+    monkeypatch.setattr(tracking, "INTERVAL", 0.1)
+    return tracking._quiet_mlflow().MlflowClient(tracking_address())
+
+
+def test_mlflow_holds_what_the_run_recorded(client, mlflow_home, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = mlflow_home / "runs" / "whole"
+    with tracking.Sender(run, "pretraining") as sender:
+        worker = Outbox(run, "worker")
+        sender.outbox.params({"encoder.layers": 2, "long": "x" * 9000})
+        sender.outbox.tags({"objective": "pmlm"})
+        sender.outbox.description("## What was trained")
+        sender.outbox.dataset("corpus", "a" * 64, "/data/corpus", {"sequences": 10}, "train")
+        (run / "map.png").write_bytes(b"picture")
+        sender.outbox.artifact(run / "map.png", "pictures")
+        sender.outbox.text("experiment.json", "{}")
+        worker.metrics(10, {"train/loss": 2.5, "valid/loss": 2.75})
+        worker.checkpoint(run / "checkpoints" / "step_10", 10, {"valid/loss": 2.75})
+    stored = client.get_run(sender.run_id)
+    assert (stored.info.status, stored.info.run_name) == ("FINISHED", "whole")
+    assert stored.data.metrics == {"train/loss": 2.5, "valid/loss": 2.75}
+    assert len(client.get_metric_history(sender.run_id, "valid/loss")) == 1  # the checkpoint's is the same point
+    assert stored.data.params["encoder.layers"] == "2"
+    assert len(stored.data.params["long"]) == 6000 and stored.data.params["long"].endswith("(cut)")
+    assert stored.data.tags["objective"] == "pmlm" and stored.data.tags["mlflow.note.content"] == "## What was trained"
+    assert [d.dataset.name for d in stored.inputs.dataset_inputs] == ["corpus"]
+    assert {f.path for f in client.list_artifacts(sender.run_id)} == {"pictures", "experiment.json"}
+    [model] = client.search_logged_models([stored.info.experiment_id], "metrics.`valid/loss` < 3")
+    assert model.tags["checkpoint"] == str(run / "checkpoints" / "step_10") and model.source_run_id == sender.run_id
+    assert stored.info.artifact_uri.startswith((mlflow_home / "artifacts").as_uri())
+    assert os.listdir(tmp_path) == []  # nothing beside the home
+
+
+@pytest.mark.parametrize(("error", "status"), [(RuntimeError("no such luck"), "FAILED"), (KeyboardInterrupt(), "KILLED")])
+def test_a_run_ends_with_its_true_status(client, mlflow_home, error, status):
+    run = mlflow_home / "runs" / status
+    with pytest.raises(type(error)), tracking.Sender(run) as sender:
+        raise error
+    stored = client.get_run(sender.run_id)
+    assert stored.info.status == status and type(error).__name__ in stored.data.tags["failure"]
+
+
+def test_a_resumed_run_goes_on_in_the_same_mlflow_run(client, mlflow_home):
+    run = mlflow_home / "runs" / "resumed"
+    with tracking.Sender(run) as first:
+        first.outbox.metrics(1, {"loss": 3.0})
+    with tracking.Sender(run) as second:
+        second.outbox.metrics(1, {"loss": 3.0})
+        second.outbox.metrics(2, {"loss": 2.0})
+    assert second.run_id == first.run_id
+    assert [m.step for m in client.get_metric_history(first.run_id, "loss")] == [1, 2]
+    assert client.get_run(first.run_id).info.status == "FINISHED"
+
+
+def test_a_driver_killed_without_a_word_is_closed_by_sending_the_rest(client, mlflow_home):
+    run = mlflow_home / "runs" / "killed"
+    script = f"""
+import os, signal
+from pathlib import Path
+from raypro.tracking import Sender
+sender = Sender(Path({str(run)!r})).start()
+sender.outbox.metrics(1, {{"loss": 3.0}})
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", script])
+    assert last_status(run) == "RUNNING"
+    assert tracking.send_pending(run) > 0
+    stored = client.get_run(Sent.load(run).run_id)
+    assert stored.info.status == "KILLED" and stored.data.metrics == {"loss": 3.0}
+    assert tracking.send_pending(run) == 0
+
+
+def test_a_silent_server_is_said_once_and_gets_everything_later(client, mlflow_home, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    said: list[str] = []
+    run = mlflow_home / "runs" / "silent"
+    with tracking.Sender(run, tracking_uri=f"http://127.0.0.1:{port}", say=said.append) as sender:
+        sender.outbox.metrics(1, {"loss": 3.0})
+    assert sender.run_id is None
+    assert len([line for line in said if "does not answer" in line]) == 1
+    assert "raypro runs sync silent" in said[-1] and all("\n" not in line for line in said)
+    with pytest.raises(InputError, match="does not answer"):
+        tracking.send_pending(run)
+
+    with tracking.Sender(run) as sender:  # resumed, with the store that answers
+        pass
+    assert client.get_run(sender.run_id).data.metrics == {"loss": 3.0}
+
+
+def test_what_mlflow_refuses_is_kept_and_said(client, mlflow_home):
+    said: list[str] = []
+    run = mlflow_home / "runs" / "refused"
+    with tracking.Sender(run, say=said.append) as sender:
+        sender.outbox.metrics(1, {"P@L5": 0.5})  # "@" is not allowed in a name
+        sender.outbox.metrics(1, {"loss": 3.0})
+        sender.outbox.artifact(run / "gone.png")
+    assert client.get_run(sender.run_id).data.metrics == {"loss": 3.0}
+    assert said == [f"tracking: MLflow refused 2 records of the run; see {run}/tracking/refused.jsonl"]
+
+
+def test_there_is_nothing_to_send_of_no_run(tmp_path):
+    with pytest.raises(InputError, match="no tracked run"):
+        tracking.send_pending(tmp_path / "nobody")
+
+
+def test_addresses(raypro_home, monkeypatch):
+    assert tracking_address() == f"sqlite:///{raypro_home}/mlflow.db"
+    assert tracking_address("sqlite:///here.db") == f"sqlite:///{Path.cwd()}/here.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    assert tracking_address() == "http://127.0.0.1:1"
+    assert silence_of("http://127.0.0.1:1") is not None
+    assert silence_of(f"sqlite:///{raypro_home}/mlflow.db") is None
+
+
+def test_provenance(tmp_path):
+    assert {"python", "torch", "raypro"} <= versions().keys()
+    assert git_commit(tmp_path) is None
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    subprocess.run(["git", "-C", str(tmp_path), *identity, "commit", "-q", "--allow-empty", "-m", "first"], check=True)
+    assert len(git_commit(tmp_path)) == 40
