@@ -164,6 +164,12 @@ class Statistics:
         bins, rows = np.unique(table["length"].to_numpy() // LENGTH_BIN * LENGTH_BIN, return_counts=True)
         lengths.update(dict(zip(bins.tolist(), rows.tolist(), strict=True)))
 
+    def update(self, other: "Statistics") -> None:
+        """Add what ``other`` has counted."""
+        for split, letters in other._letters.items():
+            self._letters[split] = self._letters.get(split, 0) + letters
+            self._lengths.setdefault(split, Counter()).update(other._lengths[split])
+
     def residue_counts(self) -> str:
         """Return ``{split: {letter: count}}`` as JSON; letters that never occur are left out."""
         return json.dumps({s: {a: int(n[ord(a)]) for a in LETTERS if n[ord(a)]} for s, n in self._letters.items()})

@@ -1,0 +1,138 @@
+"""First pass of a build: read a piece of an input, clean its records and scatter them over buckets by a seeded hash of the sequence.
+
+Identical sequences meet in one bucket, and the order of the hashes is a seeded random order; so the second pass
+(:mod:`raypro.data.gather`) drops duplicates and shuffles globally with one bucket at a time in memory.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from xxhash import xxh3_64_intdigest
+
+from raypro.data.headers import with_clans
+from raypro.data.readers import Piece, read_piece
+from raypro.data.records import RECORDS, REJECTS, Limits, binary_buffers, clean
+
+SCATTERED = RECORDS.append(pa.field("hash", pa.uint64()))
+PART_BYTES = 64 << 20
+"""Sequences gathered from a piece before they are written out, in bytes."""
+
+_SAMPLE_BYTES = 1 << 18
+_NUCLEOTIDES = np.frombuffer(b"ACGTUN", np.uint8)
+
+
+@dataclass(frozen=True)
+class ScatterJob:
+    """What holds for every piece of a build: where the parts go, how many buckets there are, and how records are cleaned."""
+
+    folder: Path
+    buckets: int
+    seed: int
+    sequence_column: str
+    limits: Limits
+    clans: pa.Table | None
+
+
+@dataclass
+class Scattered:
+    """What became of a piece."""
+
+    number: int
+    parts: list[Path] = field(default_factory=list)
+    """Arrow files with one record batch a bucket."""
+    rejects: list[Path] = field(default_factory=list)
+    """Arrow streams of the rejected records (``REJECTS``)."""
+    lines: int = 0
+    records: int = 0
+    """Accepted records."""
+    with_family: int = 0
+    with_clan: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    letters: int = 0
+    """Letters sampled, and how many of them (``nucleotides``) are A, C, G, T, U or N."""
+    nucleotides: int = 0
+
+
+def scatter(job: ScatterJob, numbered: tuple[int, Piece]) -> Scattered:
+    """Read the piece ``numbered[1]``, which is number ``numbered[0]`` of the build, and write its records as parts.
+
+    Raises:
+        InputError: the file turns out to be damaged.
+    """
+    number, piece = numbered
+    result = Scattered(number)
+    gathered: list[pa.Table] = []
+    size = 0
+    for records, strays, lines in read_piece(piece, job.sequence_column):
+        accepted, rejects = clean(records, job.limits)
+        if job.clans is not None:
+            accepted = with_clans(accepted, job.clans)
+        _count(result, accepted, lines)
+        _write_rejects(job.folder, result, pa.concat_tables([strays, rejects]))
+        gathered.append(accepted)
+        size += accepted["sequence"].nbytes
+        if size >= PART_BYTES:
+            _write_part(job, result, gathered)
+            gathered, size = [], 0
+    _write_part(job, result, gathered)
+    return result
+
+
+def hash_sequences(sequences: pa.BinaryArray, seed: int) -> NDArray[np.uint64]:
+    """Return XXH3 (64 bits) of each sequence."""
+    offsets, letters = binary_buffers(sequences)
+    data, at = letters.tobytes(), offsets.tolist()
+    pairs = zip(at[:-1], at[1:], strict=True)
+    return np.fromiter((xxh3_64_intdigest(data[start:end], seed) for start, end in pairs), np.uint64, len(sequences))
+
+
+def bucket_of(hashes: NDArray[np.uint64], buckets: int) -> NDArray[np.uint64]:
+    """Return the bucket of each hash: the buckets cut the range of the hashes into equal parts, in order."""
+    return (hashes >> np.uint64(32)) * np.uint64(buckets) >> np.uint64(32)
+
+
+def _count(result: Scattered, accepted: pa.Table, lines: int) -> None:
+    result.lines += lines
+    result.records += accepted.num_rows
+    result.with_family += accepted.num_rows - accepted["family"].null_count
+    result.with_clan += accepted.num_rows - accepted["clan"].null_count
+    if result.letters < _SAMPLE_BYTES and accepted.num_rows:
+        sample = binary_buffers(accepted["sequence"].chunk(0))[1][:_SAMPLE_BYTES]
+        result.letters += len(sample)
+        result.nucleotides += int(np.isin(sample, _NUCLEOTIDES).sum())
+
+
+def _write_part(job: ScatterJob, result: Scattered, gathered: list[pa.Table]) -> None:
+    if not sum(t.num_rows for t in gathered):
+        return
+    table = pa.concat_tables(gathered).combine_chunks()
+    hashes = hash_sequences(table["sequence"].chunk(0), job.seed)
+    table = table.append_column("hash", pa.array(hashes)).cast(SCATTERED)
+    bounds = np.array([0, len(hashes)])
+    if job.buckets > 1:
+        buckets = bucket_of(hashes, job.buckets)
+        order = np.argsort(buckets, kind="stable")  # within a bucket the records keep their order: the first of equals stays the first
+        table = table.take(pa.array(order))
+        bounds = np.searchsorted(buckets[order], np.arange(job.buckets + 1))
+    path = job.folder / f"{result.number:06d}-{len(result.parts):05d}.arrow"
+    batch = table.combine_chunks().to_batches()[0]
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, SCATTERED) as writer:
+        for start, end in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
+            writer.write_batch(batch.slice(start, end - start))
+    result.parts.append(path)
+
+
+def _write_rejects(folder: Path, result: Scattered, rejects: pa.Table) -> None:
+    """Write the rejects of one table as the next file of the piece's; they may be as many as the records."""
+    if not rejects.num_rows:
+        return
+    counts = rejects["cause"].combine_chunks().value_counts()
+    result.rejected.update({c["values"].as_py(): c["counts"].as_py() for c in counts})
+    path = folder / f"{result.number:06d}-{len(result.rejects):05d}.rejects"
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, REJECTS) as writer:
+        writer.write_table(rejects)
+    result.rejects.append(path)
