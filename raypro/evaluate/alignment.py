@@ -1,0 +1,142 @@
+"""An aligned family and its true contacts: from the maps of single sequences to one map over the alignment's columns.
+
+Legend: S sequences, C columns of the alignment, L residues of one sequence.
+"""
+
+import gzip
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from zlib import error as ZlibError
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raypro.config import InputError
+from raypro.core.alphabet import LETTERS
+
+GAPS = "-."
+CONTACT_DISTANCE = 8.0
+"""Two residues are in contact below this distance, in angstrom."""
+LEAST_SEPARATION = 5
+"""Least separation |i - j| of the pairs that contacts files list."""
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """An aligned family: rows of equal width."""
+
+    ids: tuple[str, ...]
+    """[S] first word of each header."""
+    rows: tuple[str, ...]
+    """[S] strings [C] of upper-case residues and ``-``."""
+
+    @property
+    def width(self) -> int:
+        """Number of columns."""
+        return len(self.rows[0])
+
+    def sequence(self, row: int) -> str:
+        """Return the residues [L] of a row, without its gaps."""
+        return self.rows[row].replace("-", "")
+
+    def columns(self, row: int) -> NDArray[np.int64]:
+        """Return the column [L] of each residue of a row, 0-based."""
+        return np.flatnonzero(np.frombuffer(self.rows[row].encode(), np.uint8) != ord("-"))
+
+
+@dataclass(frozen=True)
+class ColumnContacts:
+    """True contacts over the columns of an alignment."""
+
+    contacts: NDArray[np.bool_]
+    """[C, C], symmetric."""
+    scored: NDArray[np.bool_]
+    """[C, C] pairs of which the file tells whether they are contacts: those at least LEAST_SEPARATION apart."""
+
+
+def read_alignment(path: Path) -> Alignment:
+    """Read an aligned FASTA file, plain or gzip. Lower case and ``.`` are read as upper case and ``-``.
+
+    Raises:
+        InputError: no such file, no sequences, a letter that is no residue, or rows of different widths; names the row.
+    """
+    ids: list[str] = []
+    parts: list[list[str]] = []
+    for number, line in _lines(path):
+        if line.startswith(">"):
+            ids.append(line[1:].split(maxsplit=1)[0] if line[1:].strip() else f"row {len(ids) + 1}")
+            parts.append([])
+        elif not ids:
+            raise InputError(f"{path}, line {number}: text before the first '>' header; give an aligned FASTA file")
+        else:
+            parts[-1].append(line)
+    if not ids:
+        raise InputError(f"{path}: no sequences in it; give an aligned FASTA file")
+    rows = tuple("".join(p).upper().replace(".", "-") for p in parts)
+    for name, row in zip(ids, rows, strict=True):
+        if len(row) != len(rows[0]) or not row:
+            raise InputError(f"{path}, {name}: {len(row)} columns where the first row has {len(rows[0])}; give aligned sequences")
+        strange = set(row) - set(LETTERS + "-")
+        if strange:
+            raise InputError(f"{path}, {name}: {min(strange)!r} is no residue; mend the row or leave it out")
+    return Alignment(tuple(ids), rows)
+
+
+def read_contacts(path: Path, width: int) -> ColumnContacts:
+    """Read true contacts: tab-separated i, j (1-based columns) and their distance in angstrom, no header, plain or gzip.
+
+    Args:
+        path: the file; pairs at CONTACT_DISTANCE or farther in it are no contacts.
+        width: columns of the alignment.
+
+    Raises:
+        InputError: no such file, or a line that is not such a pair; names the line.
+    """
+    contacts = np.zeros((width, width), dtype=bool)
+    for number, line in _lines(path):
+        fields = line.split("\t")
+        try:
+            i, j, distance = int(fields[0]) - 1, int(fields[1]) - 1, float(fields[2])
+        except (ValueError, IndexError):
+            raise InputError(f"{path}, line {number}: {line!r} is not 'i, j, distance', tab-separated; mend the line") from None
+        if not (0 <= i < width and 0 <= j < width):
+            raise InputError(f"{path}, line {number}: columns {i + 1} and {j + 1} of an alignment with {width}; give its own contacts")
+        contacts[i, j] = contacts[j, i] = distance < CONTACT_DISTANCE
+    column = np.arange(width)
+    scored = np.abs(column[:, None] - column) >= LEAST_SEPARATION
+    return ColumnContacts(contacts & scored, scored)
+
+
+def average_over_columns(maps: Iterable[NDArray[np.floating]], columns: Sequence[NDArray[np.int64]], width: int) -> NDArray[np.float64]:
+    """Return the mean [C, C] over sequences of their maps [L, L], each entry at the columns of its residues.
+
+    A pair of columns counts the sequences that have residues in both; where none has, the mean is NaN. NaN entries do not count.
+
+    Args:
+        maps: one map a sequence.
+        columns: the columns [L] of each sequence's residues, 0-based and increasing; ``np.arange(L)`` where nothing is aligned.
+        width: columns of the alignment.
+    """
+    total, count = np.zeros((width, width)), np.zeros((width, width), dtype=np.int64)
+    for scores, places in zip(maps, columns, strict=True):
+        known = np.isfinite(scores)
+        where = np.ix_(places, places)
+        total[where] += np.where(known, scores, 0.0)
+        count[where] += known
+    return np.divide(total, count, out=np.full((width, width), np.nan), where=count > 0)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield the lines of a text file, plain or gzip, that are not empty, with their numbers from 1."""
+    try:
+        with path.open("rb") as file:
+            compressed = file.read(2) == b"\x1f\x8b"
+        with gzip.open(path, "rt", encoding="ascii") if compressed else path.open(encoding="ascii") as text:
+            for number, line in enumerate(text, start=1):
+                if line.strip():
+                    yield number, line.strip()
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}; give a file that can be read") from None
+    except (EOFError, ZlibError, UnicodeDecodeError):
+        raise InputError(f"{path}: not plain text, or a damaged gzip file; fetch it again") from None
