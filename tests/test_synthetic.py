@@ -55,6 +55,7 @@ def test_folds_are_protein_like(corpus: Corpus) -> None:
     maps = list(read_contacts(corpus).values())
     assert len({m.tobytes() for m in maps}) == len(maps)
     for truth in maps:
+        np.testing.assert_array_equal(truth, truth.T)
         i, j = np.nonzero(np.triu(truth))
         assert 12 <= len(i) <= 18
         assert (j - i >= 6).sum() * 2 > len(i)
