@@ -7,41 +7,37 @@ pair's activations. Here W1 = [Wp Wd] is split, because the difference term is l
 
     a_ij = s_ij + (u_i - u_j),   a_ji = s_ij - (u_i - u_j),   s_ij = Wp (h_i * h_j) + b1,   u_i = Wd h_i
 
-so that u costs one product a residue and s one an unordered pair. Unordered pairs are taken as (i, i + d mod m): for a fixed
-offset d they are a window of the residues repeated cyclically, a view where others gather. Pairs go through in chunks whose
-gradient is computed at once, inside the forward pass; backward only scales, so memory grows neither with m^2 nor with the batch.
+so that u costs one product a residue and s one an unordered pair. The unordered pairs of all sequences, one after another, go
+through in chunks whose gradient is computed at once, inside the forward pass, in scratch memory used again for each chunk;
+backward only scales. So memory grows neither with the pairs nor with the batch, and short sequences share a chunk.
 
-Legend: B sequences, N masked residues of all, m those of one sequence, D width, H hidden; in a group of sequences handled
-together: S sequences, M the longest m, R residues repeated cyclically, n offsets of a chunk, U = S n M unordered pairs.
+Legend: B sequences, N masked residues of all, m those of one sequence, D width, H hidden, U unordered pairs of a chunk.
 """
-
-from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from raypro.core.random import uniform
+
 CLASSES = 20
 PAIRS = CLASSES * CLASSES
 
-CHUNK = {"cpu": 2048}
-"""Unordered pairs of a chunk: on a CPU few enough for the cache, ..."""
-CHUNK_ELSEWHERE = 16384
-"""... on an accelerator enough to fill it (some 400 MB of scratch memory at D = H = 768)."""
+CHUNK = {"cpu": 2048, "cuda": 16384}
+"""Most unordered pairs of a chunk: on a CPU few enough for the cache, on a GPU enough to fill it (0.6 GB at D = H = 768)."""
 
-FREE_FLOPS = {"cpu": 2e7}
-"""Work that takes no longer than a chunk's fixed costs: padding up to this much is cheaper than another chunk."""
-FREE_FLOPS_ELSEWHERE = 5e9
+_FIRST, _SECOND = 3, 4  # streams of randomness per sequence, beside those of masking
 
 
 def pair_count(counts: Sequence[int], diagonal: bool = False, max_pairs: int | None = None) -> int:
     """Return the number of ordered pairs that :meth:`PairHead.loss` sums over, for sequences with ``counts`` masked residues."""
-    return sum(_sequence_pairs(m, diagonal, max_pairs) for m in counts)
+    every = (m * m if diagonal else m * (m - 1) for m in counts)
+    return sum(n if max_pairs is None or n <= max_pairs else max_pairs // 2 * 2 for n in every)
 
 
 class PairHead(nn.Module):
@@ -55,7 +51,7 @@ class PairHead(nn.Module):
         self.second = nn.Linear(hidden, PAIRS)
 
     def logits(self, h_i: Tensor, h_j: Tensor) -> Tensor:
-        """Return the logits [..., 400] of pairs of residues with encoder outputs ``h_i`` and ``h_j`` [..., D]."""
+        """Return the logits [N, 400] of N pairs of residues with encoder outputs ``h_i`` and ``h_j`` [N, D]."""
         features = torch.cat([h_i * h_j, h_i - h_j], dim=-1)
         logits: Tensor = self.second(self.activation(self.first(features)))
         return logits
@@ -80,9 +76,10 @@ class PairHead(nn.Module):
             labels: [N] class of each, 0..19 (int64).
             counts: masked residues of each sequence; they sum to N. A sequence with fewer than two has no pairs i != j.
             diagonal: sum over the pairs (i, i) as well (the paper's pair-only mode).
-            max_pairs: at most so many ordered pairs of a sequence (two at least; an even number is drawn), each equally
-                likely, so that the loss divided by :func:`pair_count` estimates the mean without bias for each sequence.
-            keys: [B] int64, what is drawn for each sequence when ``max_pairs`` is given: equal keys, equal pairs.
+            max_pairs: at most so many ordered pairs of a sequence, two or more. Where it has more, max_pairs // 2 times a
+                pair is drawn and taken in both orders. Each ordered pair is equally likely, so a sequence's share of the
+                loss divided by its :func:`pair_count` is an unbiased estimate of its mean over all pairs.
+            keys: [B] int64, on the host, with ``max_pairs``: what is drawn for a sequence depends on its key alone.
         """
         if h.shape[0] != sum(counts) or labels.shape != h.shape[:1]:
             raise ValueError(f"h {tuple(h.shape)} and labels {tuple(labels.shape)} need sum(counts) = {sum(counts)} rows")
@@ -92,112 +89,70 @@ class PairHead(nn.Module):
         device = h.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else h.dtype
         wanted = torch.is_grad_enabled() and any(x.requires_grad for x in (h, *weights))
-        groups = list(_groups(counts, diagonal, max_pairs, _free_pairs(device, self.first), _chunk_pairs(device)))
+        plan = _Plan.of(counts, diagonal, max_pairs, keys, h.device)
         with torch.autocast(device, enabled=False):
-            loss, correct = _PairLoss.apply(h, *weights, labels, keys, groups, dtype, wanted)  # type: ignore[no-untyped-call]
+            loss, correct = _PairLoss.apply(h, *weights, labels, plan, dtype, wanted)  # type: ignore[no-untyped-call]
         return loss, correct
 
 
-def _sequence_pairs(m: int, diagonal: bool, max_pairs: int | None) -> int:
-    every = m * m if diagonal else m * (m - 1)
-    return every if max_pairs is None or every <= max_pairs else max_pairs // 2 * 2
-
-
-def _chunk_pairs(device: str) -> int:
-    return CHUNK.get(device, CHUNK_ELSEWHERE)
-
-
-def _free_pairs(device: str, first: nn.Linear) -> float:
-    """Return how many unordered pairs cost as much as another chunk: 2 (3 D H + 6 H 400) operations each."""
-    flops = 6 * first.out_features * (first.in_features // 2 + 2 * PAIRS)
-    return FREE_FLOPS.get(device, FREE_FLOPS_ELSEWHERE) / flops
-
-
 @dataclasses.dataclass(frozen=True)
-class _Group:
-    """Sequences of similar counts, handled together as if each had the longest's M masked residues.
+class _Plan:
+    """The unordered pairs of a batch, numbered one sequence after another.
 
-    Slot (k, i) of a sequence is its unordered pair (i, i + first + k mod m); the first ``slots`` with i < m are used, k before i.
+    Pair number m k + i of a sequence is that of its places i and i + k + ``offset`` mod m; the residue at place i is row
+    start + i of h or, where pairs are drawn, the residue there in a random order: then the first numbers are random pairs.
     """
 
-    rows: list[int]
-    """[S] which sequences of the batch."""
-    starts: list[int]
-    """[S] first row of each in h."""
-    counts: list[int]
-    """[S] masked residues of each."""
-    slots: list[int]
-    """[S] slots of each that are used."""
-    first: int
-    """The first offset: 0 where the diagonal is summed, else 1."""
-    sampled: bool
-    """Whether the pairs are drawn: residues go in random order, so that the slots used are random pairs."""
+    total: int
+    """Unordered pairs of all sequences."""
+    table: Tensor
+    """[4, B] first row of h, masked residues, first pair, and whether all pairs are taken (1) or some are drawn (0)."""
+    ends: Tensor
+    """[B] the number after each sequence's last pair."""
+    offset: int
+    """0 where the diagonal is summed, else 1."""
+    orders: Tensor | None
+    """[2, B, largest m] the residue at each place, for the pairs' first and second residues; None where none are drawn."""
 
-    @property
-    def longest(self) -> int:
-        return max(self.counts)
+    @classmethod
+    def of(cls, counts: Sequence[int], diagonal: bool, max_pairs: int | None, keys: Tensor | None, device: torch.device) -> "_Plan":
+        """Lay out the pairs of sequences with ``counts`` masked residues; other arguments as for :meth:`PairHead.loss`."""
+        m = np.asarray(counts, dtype=np.int64)
+        all_pairs = m * m if diagonal else m * (m - 1)
+        whole = all_pairs <= max_pairs if max_pairs is not None else np.ones(len(m), dtype=bool)
+        sizes = np.where(whole, (m * (m + 1) if diagonal else all_pairs) // 2, (max_pairs or 0) // 2)
+        ends, starts = np.cumsum(sizes), np.cumsum(m) - m
+        orders = None
+        if keys is not None and not whole.all():
+            place = np.arange(m.max())
+            scores = [np.where(place < m[:, None], uniform(keys.numpy(), len(place), stream), 2.0) for stream in (_FIRST, _SECOND)]
+            first, second = (np.argsort(score, axis=1, kind="stable") for score in scores)
+            # Drawn with the diagonal, a pair's two residues are independent of each other.
+            second = np.where(whole[:, None], first, second) if diagonal else first
+            orders = _to_device(np.stack([first, second]), device)
+        table = _to_device(np.stack([starts, m, ends - sizes, whole, ends]), device)
+        return cls(int(sizes.sum()), table[:4], table[4], 0 if diagonal else 1, orders)
 
-    @property
-    def offsets(self) -> int:
-        return max(math.ceil(slots / m) for slots, m in zip(self.slots, self.counts, strict=True))
-
-    @property
-    def full(self) -> bool:
-        """Whether every slot is used, with weight 1."""
-        size = self.longest * self.offsets
-        return all(m == self.longest and slots == size for m, slots in zip(self.counts, self.slots, strict=True)) and (
-            self.sampled or self.first == 1
-        )
-
-
-def _groups(counts: Sequence[int], diagonal: bool, max_pairs: int | None, free: float, chunk: int) -> Iterator[_Group]:
-    """Yield groups of sequences: the longest first, the next joining while a chunk has room and padding stays cheap."""
-    starts = np.concatenate([[0], np.cumsum(counts)]).tolist()
-    first = 0 if diagonal else 1
-    rows: list[int] = []
-    slots: list[int] = []
-    sampled = False
-
-    def group() -> _Group:
-        return _Group(rows, [starts[b] for b in rows], [counts[b] for b in rows], slots, first, sampled)
-
-    for b in sorted(range(len(counts)), key=lambda b: -counts[b]):
-        m = counts[b]
-        if m < 1 + first:
-            break
-        pairs = _sequence_pairs(m, diagonal, max_pairs)
-        drawn = pairs < (m * m if diagonal else m * (m - 1))
-        used = pairs // 2 if drawn else m * (m - 1) // 2 + (m if diagonal else 0)
-        if rows:
-            height = max(math.ceil(used / m), *(math.ceil(s / counts[r]) for s, r in zip(slots, rows, strict=True)))
-            size = (len(rows) + 1) * counts[rows[0]] * height
-            waste = size - sum(slots) - used
-            if drawn != sampled or size > chunk or waste > max(free, 0.1 * size):
-                yield group()
-                rows, slots = [], []
-        rows, slots, sampled = [*rows, b], [*slots, used], drawn
-    if rows:
-        yield group()
+    def pairs(self, begin: int, end: int) -> tuple[Tensor, Tensor | None]:
+        """Return the rows [2, U] of h of the pairs numbered ``begin`` to ``end``, and their weights [U] (None: 1)."""
+        number = torch.arange(begin, end, device=self.ends.device)
+        sequence = torch.searchsorted(self.ends, number, right=True)
+        start, m, first_number, whole = self.table[:, sequence]
+        number -= first_number
+        k = number.div(m, rounding_mode="floor")
+        i = number - k * m
+        places = torch.stack([i, (i + k + self.offset) % m])
+        if self.orders is not None:
+            places = torch.stack([order[sequence, place] for order, place in zip(self.orders, places, strict=True)])
+        # A whole diagonal is numbered first; (i, i) is its own mirror image and stands here as two halves.
+        weights = 1 - 0.5 * ((k == 0) & (whole == 1)) if self.offset == 0 else None
+        return places + start, weights
 
 
-def _to_device(values: list[int], device: torch.device) -> Tensor:
-    """Return ``values`` on ``device`` without waiting for it."""
-    tensor = torch.tensor(values, dtype=torch.int64)
+def _to_device(values: Any, device: torch.device) -> Tensor:
+    """Return an int64 array on ``device`` without waiting for it."""
+    tensor = torch.from_numpy(values)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
-
-
-def _mix(x: Tensor) -> Tensor:
-    """Return splitmix64's finaliser of ``x`` (int64): neighbouring numbers become unrelated ones."""
-    x = (x ^ ((x >> 30) & (2**34 - 1))) * -0x40A7B892E31B1A47
-    x = (x ^ ((x >> 27) & (2**37 - 1))) * -0x6B2FB644ECCEEE15
-    return x ^ ((x >> 31) & (2**33 - 1))
-
-
-def _orders(keys: Tensor, counts: Tensor, longest: int, draw: int) -> Tensor:
-    """Return random orders [S, M] of the first ``counts`` [S, 1] residues, one for each key [S]; what comes after is last."""
-    place = torch.arange(longest, device=keys.device)
-    score = _mix(_mix(keys * 2 + draw)[:, None] + place)
-    return torch.where(place < counts, score, torch.iinfo(torch.int64).max).argsort(dim=1, stable=True)
 
 
 class _PairLoss(torch.autograd.Function):
@@ -212,14 +167,15 @@ class _PairLoss(torch.autograd.Function):
         w2: Tensor,
         b2: Tensor,
         labels: Tensor,
-        keys: Tensor | None,
-        groups: list[_Group],
+        plan: _Plan,
         dtype: torch.dtype,
         wanted: bool,
     ) -> tuple[Tensor, Tensor]:
-        run = _Run(h, w1, b1, w2, b2, dtype, wanted)
-        for group in groups:
-            run.add(group, labels, keys)
+        run = _Run((h, w1, b1, w2, b2), dtype, wanted)
+        parts = math.ceil(plan.total / CHUNK.get(h.device.type, CHUNK["cuda"]))
+        for part in range(parts):
+            rows, weights = plan.pairs(plan.total * part // parts, plan.total * (part + 1) // parts)
+            run.add(rows, labels[rows], weights)
         if wanted:
             ctx.save_for_backward(*run.gradients())
         ctx.mark_non_differentiable(run.correct)
@@ -228,25 +184,25 @@ class _PairLoss(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, scale: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # noqa: D102
-        return *(gradient * scale.to(gradient.dtype) for gradient in ctx.saved_tensors), None, None, None, None, None
+        return *(gradient * scale.to(gradient.dtype) for gradient in ctx.saved_tensors), None, None, None, None
 
 
 class _Run:
-    """One evaluation of the loss: the parameters in the dtype of the products, and the sums so far in float32 or better."""
+    """One evaluation of the loss: parameters in the dtype of the matrix products, sums so far in float32 or better."""
 
-    def __init__(self, h: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, dtype: torch.dtype, wanted: bool) -> None:
-        self.inputs, self.dtype, self.wanted = (h, w1, b1, w2, b2), dtype, wanted
+    def __init__(self, inputs: tuple[Tensor, ...], dtype: torch.dtype, wanted: bool) -> None:
+        self.inputs, self.dtype, self.wanted = inputs, dtype, wanted
+        h, self.w1, self.b1, self.w2, self.b2 = (x.detach().to(dtype) for x in inputs)
+        self.width, self.hidden = width, hidden = h.shape[1], self.w1.shape[0]
+        self.w_product, self.w_difference = self.w1[:, :width], self.w1[:, width:]
+        self.h_u = torch.cat([h, h @ self.w_difference.t()], dim=1)  # [N, D + H]
         self.sum_dtype = torch.promote_types(dtype, torch.float32)
-        self.width = width = h.shape[1]
-        self.w1, self.b1, self.w2, self.b2 = (x.to(dtype) for x in (w1, b1, w2, b2))
-        h = h.to(dtype)
-        self.h_u = torch.cat([h, h @ self.w1[:, width:].t()], dim=1)  # [N, D + H]
-        self.loss = h.new_zeros((), dtype=self.sum_dtype)
+        self.loss = torch.zeros((), dtype=self.sum_dtype, device=h.device)
         self.correct = torch.zeros((), dtype=torch.int64, device=h.device)
         self.buffers: dict[str, Tensor] = {}
         if wanted:
-            self.d_w1, self.d_b1, self.d_w2, self.d_b2, self.d_h_u = (
-                torch.zeros(x.shape, dtype=self.sum_dtype, device=h.device) for x in (w1, b1, w2, b2, self.h_u)
+            self.d_h_u, self.d_w1, self.d_b1, self.d_w2, self.d_b2 = (
+                torch.zeros(x.shape, dtype=self.sum_dtype, device=h.device) for x in (self.h_u, *inputs[1:])
             )
 
     def buffer(self, name: str, *shape: int) -> Tensor:
@@ -256,103 +212,65 @@ class _Run:
             self.buffers[name] = torch.empty(size, dtype=self.dtype, device=self.h_u.device)
         return self.buffers[name][:size].view(shape)
 
-    def gradients(self) -> tuple[Tensor, ...]:
-        """Return the gradients of h, W1, b1, W2 and b2, each in its own dtype."""
-        width = self.width
-        d_h, d_u = self.d_h_u[:, :width], self.d_h_u[:, width:].to(self.dtype)
-        d_h = d_h + d_u @ self.w1[:, width:]
-        self.d_w1[:, width:] = d_u.t() @ self.h_u[:, :width]
-        found = (d_h, self.d_w1, self.d_b1, self.d_w2, self.d_b2)
-        return tuple(gradient.to(x.dtype) for gradient, x in zip(found, self.inputs, strict=True))
-
-    def add(self, group: _Group, labels: Tensor, keys: Tensor | None) -> None:
-        """Add the pairs of a group of sequences, chunk by chunk."""
-        sequences, longest = len(group.rows), group.longest
-        left_rows, right_rows, weight = _lay_out(group, keys, self.h_u.device)
-        right = self.h_u[right_rows]  # [S, R, D + H]
-        left = right[:, :longest] if left_rows is None else self.h_u[left_rows]  # [S, M, D + H]
-        right_labels = labels[right_rows]
-        left_labels = right_labels[:, :longest] if left_rows is None else labels[left_rows]
-        d_right = torch.zeros(right.shape, dtype=self.sum_dtype, device=right.device) if self.wanted else right
-        d_left = d_right[:, :longest] if left_rows is None else torch.zeros_like(d_right[:, :longest])
-        parts = math.ceil(sequences * group.offsets * longest / _chunk_pairs(right.device.type))
-        step = math.ceil(group.offsets / parts)
-        for k in range(0, group.offsets, step):
-            n = min(step, group.offsets - k)
-            reach = slice(group.first + k, group.first + k + n - 1 + longest)
-            pair_labels = (left_labels[:, None], right_labels[:, reach].unfold(1, longest, 1))
-            chunk_weight = None if weight is None else weight[:, k : k + n]
-            self.chunk(left, right[:, reach], pair_labels, chunk_weight, d_left, d_right[:, reach], n)
-        if self.wanted:
-            self.d_h_u.index_add_(0, right_rows.flatten(), d_right.flatten(0, 1))
-            if left_rows is not None:
-                self.d_h_u.index_add_(0, left_rows.flatten(), d_left.flatten(0, 1))
-
-    def chunk(
-        self,
-        left: Tensor,
-        right: Tensor,
-        pair_labels: tuple[Tensor, Tensor],
-        weight: Tensor | None,
-        d_left: Tensor,
-        d_right: Tensor,
-        n: int,
-    ) -> None:
-        """Add the pairs of ``left`` [S, M, D + H] with each of n windows of ``right`` [S, M + n - 1, D + H]."""
-        (s, m, _), width, hidden = left.shape, self.width, self.b1.shape[0]
-        window = right.unfold(1, m, 1).transpose(2, 3)  # [S, n, M, D + H]
-        units = s * n * m
-        product, symmetric = self.buffer("product", units, width), self.buffer("symmetric", units, hidden)
-        difference = self.buffer("difference", units, hidden)
-        torch.mul(left[:, None, :, :width], window[..., :width], out=product.view(s, n, m, width))
-        torch.sub(left[:, None, :, width:], window[..., width:], out=difference.view(s, n, m, hidden))
-        torch.addmm(self.b1, product, self.w1[:, :width].t(), out=symmetric)
-        before = self.buffer("before", 2, units, hidden)
-        torch.add(symmetric, difference, out=before[0])
-        torch.sub(symmetric, difference, out=before[1])
+    def add(self, rows: Tensor, labels: Tensor, weights: Tensor | None) -> None:
+        """Add the pairs of residues ``rows`` [2, U] with classes ``labels`` [2, U], in both orders, times ``weights`` [U]."""
+        units, width, hidden = rows.shape[1], self.width, self.hidden
+        gathered = self.buffer("gathered", 2 * units, width + hidden)
+        h, u = torch.index_select(self.h_u, 0, rows.flatten(), out=gathered).view(2, units, -1).split([width, hidden], dim=2)
+        product = torch.mul(h[0], h[1], out=self.buffer("product", units, width))
+        symmetric = torch.addmm(self.b1, product, self.w_product.t(), out=self.buffer("symmetric", units, hidden))
+        before = self.buffer("before", 2, units, hidden)  # a_ij, then a_ji
+        torch.sub(u[0], u[1], out=before[1])
+        torch.add(symmetric, before[1], out=before[0])
+        torch.sub(symmetric, before[1], out=before[1])
         before = before.view(2 * units, hidden)
         after = torch.ops.aten.gelu.out(before, out=self.buffer("after", 2 * units, hidden))
         logits = torch.addmm(self.b2, after, self.w2.t(), out=self.buffer("logits", 2 * units, PAIRS))
-        x, y = pair_labels
-        label = torch.stack([CLASSES * x + y, CLASSES * y + x]).flatten()
-        d_logits = self.cross_entropy(logits, label, None if weight is None else weight.expand(2, s, n, m).flatten())
+        both = CLASSES * labels + labels.flip(0)  # [2, U]
+        d_logits = self.cross_entropy(logits, both.flatten(), None if weights is None else weights.repeat(2))
         if not self.wanted:
             return
         _accumulate(self.d_w2, d_logits.t(), after)
         self.d_b2 += d_logits.sum(0, dtype=self.sum_dtype)
-        d_after = torch.mm(d_logits, self.w2, out=after)
-        d_before = torch.ops.aten.gelu_backward.grad_input(d_after, before, grad_input=after).view(2, units, hidden)
+        torch.mm(d_logits, self.w2, out=after)
+        d_before = torch.ops.aten.gelu_backward.grad_input(after, before, grad_input=after).view(2, units, hidden)
         torch.add(d_before[0], d_before[1], out=symmetric)
-        torch.sub(d_before[0], d_before[1], out=difference)
         _accumulate(self.d_w1[:, :width], symmetric.t(), product)
         self.d_b1 += symmetric.sum(0, dtype=self.sum_dtype)
-        torch.mm(symmetric, self.w1[:, :width], out=product)
-        d_product, d_difference = product.view(s, n, m, width), difference.view(s, n, m, hidden)
-        for k in range(n):
-            d_left[..., :width].addcmul_(d_product[:, k], window[:, k, :, :width])
-            d_right[:, k : k + m, :width].addcmul_(d_product[:, k], left[..., :width])
-            d_left[..., width:] += d_difference[:, k]
-            d_right[:, k : k + m, width:] -= d_difference[:, k]
+        # What is gathered of the one residue becomes, in place, the gradient of the other.
+        h *= torch.mm(symmetric, self.w_product, out=product)
+        torch.sub(d_before[1], d_before[0], out=u[0])
+        torch.sub(d_before[0], d_before[1], out=u[1])
+        self.d_h_u.index_add_(0, rows.flip(0).flatten(), gathered.to(self.sum_dtype))
 
-    def cross_entropy(self, logits: Tensor, label: Tensor, weight: Tensor | None) -> Tensor:
-        """Add the cross entropy of ``logits`` [2 U, 400] and return its gradient, in the memory of the logits."""
-        picked = logits.gather(1, label[:, None])[:, 0].to(self.sum_dtype)
-        highest, best = logits.max(dim=1)
-        hit = best == label
+    def cross_entropy(self, logits: Tensor, label: Tensor, weights: Tensor | None) -> Tensor:
+        """Add the cross entropy of ``logits`` [2 U, 400] and return its gradient, which overwrites them."""
+        label = label[:, None]
+        picked, highest = logits.gather(1, label), logits.amax(dim=1, keepdim=True)
+        hit = logits.argmax(dim=1, keepdim=True) == label
         if logits.dtype == self.sum_dtype:
             p = torch.softmax(logits, dim=1, out=logits)
         else:
             p = torch.softmax(logits, dim=1, dtype=self.sum_dtype)
-        loss = highest.to(self.sum_dtype) - p.amax(dim=1).log() - picked  # log sum exp z = max z - log max p
-        if weight is not None:
-            loss, hit = loss * weight, hit * weight
+        loss = (highest - picked).to(self.sum_dtype) - p.amax(dim=1, keepdim=True).log()  # log sum exp z = max z - log max p
+        if weights is not None:
+            weights = weights[:, None].to(self.sum_dtype)
+            loss, hit = loss * weights, hit * weights
         self.loss += loss.sum()
         self.correct += hit.sum().to(torch.int64)
         if self.wanted:
-            p.scatter_add_(1, label[:, None], p.new_full((1, 1), -1.0).expand(len(label), 1))
-            if weight is not None:
-                p *= weight[:, None]
+            p.scatter_add_(1, label, p.new_full((1, 1), -1.0).expand(label.shape))
+            if weights is not None:
+                p *= weights
         return p.to(logits.dtype)
+
+    def gradients(self) -> tuple[Tensor, ...]:
+        """Return the gradients of h, W1, b1, W2 and b2, each in its own dtype."""
+        h, d_h, d_u = self.h_u[:, : self.width], self.d_h_u[:, : self.width], self.d_h_u[:, self.width :].to(self.dtype)
+        d_h = d_h + d_u @ self.w_difference
+        self.d_w1[:, self.width :] = d_u.t() @ h
+        found = (d_h, self.d_w1, self.d_b1, self.d_w2, self.d_b2)
+        return tuple(gradient.to(x.dtype) for gradient, x in zip(found, self.inputs, strict=True))
 
 
 def _accumulate(total: Tensor, a: Tensor, b: Tensor) -> None:
@@ -361,28 +279,3 @@ def _accumulate(total: Tensor, a: Tensor, b: Tensor) -> None:
         total.addmm_(a, b)
     else:
         total += a @ b
-
-
-def _lay_out(group: _Group, keys: Tensor | None, device: torch.device) -> tuple[Tensor | None, Tensor, Tensor | None]:
-    """Return which rows of h stand left [S, M] and right [S, R], cyclically, and the weight [S, n, M] of each slot.
-
-    Left rows None: the first M of the right ones. Weight None: 1 everywhere.
-    """
-    s, longest = len(group.rows), group.longest
-    table = _to_device([*group.rows, *group.starts, *group.counts, *group.slots], device).view(4, s, 1)
-    rows, starts, counts, slots = table
-    cycle = torch.arange(longest + group.first + group.offsets - 1, device=device) % counts
-    left: Tensor | None = None
-    if group.sampled and keys is not None:
-        chosen = keys[rows[:, 0]]
-        if group.first == 0:
-            left = starts + _orders(chosen, counts, longest, draw=1).gather(1, cycle[:, :longest])
-        cycle = _orders(chosen, counts, longest, draw=0).gather(1, cycle)
-    if group.full:
-        return left, starts + cycle, None
-    i = torch.arange(longest, device=device)
-    k = torch.arange(group.offsets, device=device)[:, None]
-    weight = ((i < counts[:, None]) & (k * counts[:, None] + i < slots[:, None])).to(torch.float32)  # [S, n, M]
-    if group.first == 0 and not group.sampled:
-        weight[:, 0] *= 0.5  # (i, i) is its own mirror image: two halves
-    return left, starts + cycle, weight
