@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -191,6 +192,7 @@ def test_mlflow_holds_what_the_run_recorded(client, mlflow_home, tmp_path, monke
         sender.outbox.artifact(run / "map.png", "pictures")
         sender.outbox.text("experiment.json", "{}")
         worker.metrics(10, {"train/loss": 2.5, "valid/loss": 2.75})
+        time.sleep(0.01)  # writing a checkpoint takes a while
         worker.checkpoint(run / "checkpoints" / "step_10", 10, {"valid/loss": 2.75})
     stored = client.get_run(sender.run_id)
     assert (stored.info.status, stored.info.run_name) == ("FINISHED", "whole")
@@ -226,6 +228,12 @@ def test_a_resumed_run_goes_on_in_the_same_mlflow_run(client, mlflow_home):
     assert second.run_id == first.run_id
     assert [m.step for m in client.get_metric_history(first.run_id, "loss")] == [1, 2]
     assert client.get_run(first.run_id).info.status == "FINISHED"
+
+
+def test_another_store_gets_the_whole_run(tmp_path):
+    Sent("sqlite:////elsewhere/mlflow.db", "raypro", "run", 0, run_id="theirs", positions={"outbox-driver.jsonl": 9}).save(tmp_path)
+    sender = tracking.Sender(tmp_path, tracking_uri="sqlite:////here/mlflow.db")
+    assert sender.run_id is None and sender._delivery.sent.positions == {}
 
 
 def test_a_driver_killed_without_a_word_is_closed_by_sending_the_rest(client, mlflow_home):
