@@ -59,6 +59,7 @@ def test_contacts_by_hand(tmp_path: Path) -> None:
     truth = read_contacts(path, 8)
     assert np.argwhere(np.triu(truth.contacts)).tolist() == [[0, 5], [1, 7]]
     np.testing.assert_array_equal(truth.contacts, truth.contacts.T)
+    assert np.argwhere(np.triu(read_contacts(path, 8, distance=4.0).contacts)).tolist() == [[0, 5]]
     assert np.argwhere(np.triu(truth.scored)).tolist() == [[0, 5], [0, 6], [0, 7], [1, 6], [1, 7], [2, 7]]
 
 

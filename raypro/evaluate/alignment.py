@@ -83,12 +83,13 @@ def read_alignment(path: Path) -> Alignment:
     return Alignment(tuple(ids), rows)
 
 
-def read_contacts(path: Path, width: int) -> ColumnContacts:
+def read_contacts(path: Path, width: int, distance: float = CONTACT_DISTANCE) -> ColumnContacts:
     """Read true contacts: tab-separated i, j (1-based columns) and their distance in angstrom, no header, plain or gzip.
 
     Args:
-        path: the file; pairs at CONTACT_DISTANCE or farther in it are no contacts.
+        path: the file.
         width: columns of the alignment.
+        distance: pairs of the file at this distance or farther, in angstrom, are no contacts.
 
     Raises:
         InputError: no such file, or a line that is not such a pair; names the line.
@@ -97,12 +98,12 @@ def read_contacts(path: Path, width: int) -> ColumnContacts:
     for number, line in _lines(path):
         fields = line.split("\t")
         try:
-            i, j, distance = int(fields[0]) - 1, int(fields[1]) - 1, float(fields[2])
+            i, j, apart = int(fields[0]) - 1, int(fields[1]) - 1, float(fields[2])
         except (ValueError, IndexError):
             raise InputError(f"{path}, line {number}: {line!r} is not 'i, j, distance', tab-separated; mend the line") from None
         if not (0 <= i < width and 0 <= j < width):
             raise InputError(f"{path}, line {number}: columns {i + 1} and {j + 1} of an alignment with {width}; give its own contacts")
-        contacts[i, j] = contacts[j, i] = distance < CONTACT_DISTANCE
+        contacts[i, j] = contacts[j, i] = apart < distance
     column = np.arange(width)
     scored = np.abs(column[:, None] - column) >= LEAST_SEPARATION
     return ColumnContacts(contacts & scored, scored)

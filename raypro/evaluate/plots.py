@@ -1,0 +1,161 @@
+"""The pictures of a run, in one style: contact maps, the divergence histogram and learning curves.
+
+Every function returns a matplotlib Figure that belongs to nobody else (no pyplot, no display); :func:`save` writes it as PNG.
+Colours are Okabe and Ito's, which all kinds of colour vision tell apart.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+from numpy.typing import NDArray
+
+from raypro.evaluate.contacts import RANGES
+
+BLUE, ORANGE, GREEN, GREY, INK = "#0072B2", "#D55E00", "#009E73", "#8A8F98", "#22262B"
+WHITE_TO_GREY = LinearSegmentedColormap.from_list("white to grey", ["white", "#50565E"])
+"""Dark enough to see, light enough for a ring on top."""
+
+STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "axes.titlesize": 12,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelcolor": INK,
+    "axes.edgecolor": GREY,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E4E6EA",
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+}
+
+
+@matplotlib.rc_context(STYLE)
+def contact_map(
+    scores: NDArray[np.floating],
+    truth: NDArray[np.bool_],
+    family: str,
+    metrics: Mapping[str, float],
+    scale: str = "mutual information, nats, APC-corrected",
+) -> Figure:
+    """Draw the predicted scores in the lower triangle and the true contacts in the upper one; residues count from 1.
+
+    The L/5 pairs of highest score at separations of 6 and more are ringed, blue where they are contacts and orange where not.
+
+    Args:
+        scores: [L, L], symmetric, higher means contact; NaN is left blank.
+        truth: [L, L] true contacts, symmetric.
+        family: what the title says.
+        metrics: of :func:`raypro.evaluate.contacts.contact_precision`; the precision at L/5 is under the title, against random.
+        scale: what a score is, with its unit.
+    """
+    length = len(scores)
+    figure, axes = _figure(6.6, 6.4)
+    i, j = np.tril_indices(length, k=-RANGES["all"][0])
+    known = np.isfinite(scores[i, j])
+    i, j = i[known], j[known]
+    best = np.argsort(-scores[i, j], kind="stable")[: max(1, length // 5)]
+    i, j = i[best], j[best]
+    # Neighbours in the chain may score far above everything else: the darkest is what is good enough to be ringed.
+    darkest = float(scores[i[-1], j[-1]]) if len(best) else 1.0
+    shown = np.where(np.tril(np.ones((length, length), dtype=bool), k=-1), scores, np.nan)
+    ends = (0.5, length + 0.5)
+    image = axes.imshow(shown, cmap=WHITE_TO_GREY, vmin=0.0, vmax=max(darkest, 1e-9), extent=(*ends, *ends[::-1]), interpolation="nearest")
+    size = (280.0 / length) ** 2  # of a residue's square, in points squared
+    rows, columns = np.nonzero(np.triu(truth))
+    axes.scatter(columns + 1, rows + 1, s=0.7 * size, marker="s", color=GREEN, linewidths=0, label="true contact")
+    right = truth[i, j]
+    for hits, colour, label in ((right, BLUE, "predicted, true"), (~right, ORANGE, "predicted, false")):
+        ring = {"s": max(size, 45.0), "marker": "o", "facecolors": "none", "edgecolors": colour, "linewidths": 1.8}
+        axes.scatter(j[hits] + 1, i[hits] + 1, label=f"{label}: {hits.sum()}", **ring)
+    axes.plot(ends, ends, color=GREY, linewidth=0.8)
+    axes.set(xlim=ends, ylim=ends[::-1], xlabel="residue", ylabel="residue")
+    axes.grid(False)
+    axes.set_title(family, pad=24)
+    precision, random = metrics["contacts/P_at_L5_all"], metrics["contacts/random_precision_all"]
+    subtitle = f"precision of the L/5 best pairs, separation 6 and more: {precision:.2f} (random: {random:.2f})"
+    axes.annotate(subtitle, (0.0, 1.0), xytext=(0, 8), xycoords="axes fraction", textcoords="offset points")
+    bar = figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02, extend="both")
+    bar.set_label(f"prediction, lower triangle: {scale}")
+    bar.outline.set_visible(False)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.09), ncols=3, handletextpad=0.3, markerscale=min(1.0, (60 / size) ** 0.5))
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def divergence_histogram(counts: NDArray[np.int64], edges: NDArray[np.floating], mean: float) -> Figure:
+    """Draw Figure 3 of He et al. 2021: the divergence of the product of single predictions from the joint one.
+
+    Args:
+        counts: [bins] ordered pairs of masked residues in each bin.
+        edges: [bins + 1] edges of the bins, nats, evenly spaced in their logarithm.
+        mean: mean divergence, nats; drawn as a line.
+    """
+    figure, axes = _figure(7.2, 4.2)
+    share = counts / max(counts.sum(), 1)
+    axes.stairs(share, edges, fill=True, color=BLUE, alpha=0.85)
+    axes.set_xscale("log")
+    filled = np.flatnonzero(counts)
+    if len(filled):
+        axes.set_xlim(edges[max(filled[0] - 2, 0)], edges[min(filled[-1] + 3, len(edges) - 1)])
+        axes.axvline(mean, color=ORANGE, linestyle="--", label=f"mean {mean:.3g} nats")
+        axes.legend(loc="upper right")
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.set(xlabel="KL( P(xᵢ) P(xⱼ) ‖ P(xᵢ, xⱼ) ), nats", ylabel="share of masked pairs")
+    axes.set_title("How far residue pairs are from independent")
+    axes.grid(axis="x", visible=False)
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def learning_curves(
+    train: Sequence[tuple[int, float]], valid: Sequence[tuple[int, float]], *, floor: float | None = None, name: str = "masked residue"
+) -> Figure:
+    """Draw training and validation loss over steps.
+
+    Args:
+        train: (step, loss in nats) at logging steps.
+        valid: (step, loss in nats) at validations.
+        floor: entropy of the residues' frequencies, nats: what is reached without looking at the context; drawn as a line.
+        name: what the loss is a mean over.
+    """
+    figure, axes = _figure(7.2, 4.2)
+    if train:
+        axes.plot(*zip(*train, strict=True), color=BLUE, alpha=0.55, linewidth=1.2, label="training")
+    if valid:
+        axes.plot(*zip(*valid, strict=True), color=ORANGE, marker="o", markersize=4, label="validation")
+    if floor is not None:
+        axes.axhline(floor, color=GREY, linestyle="--", linewidth=1.3, label=f"residue frequencies alone: {floor:.2f} nats")
+    axes.set(xlabel="optimizer step", ylabel=f"loss, nats per {name}")
+    axes.set_title("Learning curves")
+    if axes.lines:
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3)
+    axes.margins(x=0.02, y=0.08)
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def save(figure: Figure, path: Path) -> Path:
+    """Write a figure as PNG; return the path."""
+    figure.savefig(path, dpi=150, format="png")
+    return path
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    """Return an empty figure (inches) and its axes."""
+    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure, figure.add_subplot()
