@@ -40,9 +40,11 @@ DUPLICATE = "duplicate of an earlier sequence"
 REJECTS_FILE = "rejects.tsv"
 
 PIECE_BYTES = 64 << 20
-BUCKET_BYTES = 64 << 20
-SHARD_BUCKETS = 8
+BUCKET_BYTES = 16 << 20
+SHARD_BUCKETS = 32
 """One shard, so one file a split, for about half a gigabyte of text."""
+
+_PLURAL = {"clan": "clans", "family": "families"}
 
 Map = Callable[[Callable[[Any], Any], list[Any], str], Iterable[Any]]
 """Applies a function to every item, in any processes, and gives the results in the items' order; the text names the stage."""
@@ -61,7 +63,7 @@ class BuildOptions:
     keep_duplicates: bool = False
     """Keep every one of identical sequences (all in one split)."""
     hold_out: tuple[str, ...] = ()
-    """Clans, where clans are known, else families, that become test; without a name TAPE's six clans or ``hold_out_share`` of the families."""
+    """Clans, where clans are known, else families, that become test; without a name TAPE's six clans, else ``hold_out_share``."""
     hold_out_share: float = 0.05
     """Share of the families held out by a seeded hash of their names, where families are known, clans are not, and none is named."""
     valid_share: float = 0.05
@@ -172,11 +174,12 @@ def _split_rule(scattered: list[Scattered], options: BuildOptions) -> SplitRule:
 
 
 def _describe(rule: SplitRule) -> str:
-    valid = f"valid: {100 * rule.valid:g} % of the {'other ' if rule.by else ''}sequences by a seeded hash of the sequence (XXH3, seed {rule.seed})"
+    which = "other sequences" if rule.by else "sequences"
+    valid = f"valid: {100 * rule.valid:g} % of the {which} by a seeded hash of the sequence (XXH3, seed {rule.seed})"
     rest = "train: the rest; identical sequences are never in two splits"
     if rule.by is None:
         return f"no test split (no families known); {valid}; {rest}"
-    which = f"the {rule.by}s {', '.join(rule.held_out)}"
+    which = f"the {_PLURAL[rule.by]} {', '.join(rule.held_out)}"
     if not rule.held_out:
         which = f"{100 * rule.share:g} % of the families, by a seeded hash of their names"
     return f"test: {which}, with every sequence that also occurs in one of them; {valid}; {rest}"
@@ -223,9 +226,9 @@ def _warnings(pieces: list[Piece], scattered: list[Scattered], gathered: list[Ga
     missing = [name for name in rule.held_out if name not in occurring]
     if rule.by and not occurring:
         names = f": none of {', '.join(missing)} occurs" if missing else ": the hash chose none of the families"
-        yield f"no test split{names}; hold_out names the {rule.by}s to hold out"
+        yield f"no test split{names}; hold_out names the {_PLURAL[rule.by]} to hold out"
     elif missing:
-        yield f"held-out {rule.by}s that do not occur: {', '.join(missing)}"
+        yield f"held-out {_PLURAL[rule.by]} that do not occur: {', '.join(missing)}"
 
 
 def _write_rejects(path: Path, pieces: list[Piece], scattered: list[Scattered], gathered: list[Gathered]) -> None:
@@ -255,7 +258,8 @@ def _write_rejects(path: Path, pieces: list[Piece], scattered: list[Scattered], 
 
 def _nothing_left(inputs: list[Path], rejected: Counter[str]) -> str:
     causes = ", ".join(f"{count:,} {cause}" for cause, count in rejected.most_common())
-    return f"{', '.join(str(path) for path in inputs)}: no sequence is left ({causes or 'no record in it'}); check the file and the length limits"
+    names = ", ".join(str(path) for path in inputs)
+    return f"{names}: no sequence is left ({causes or 'no record in it'}); check the file and the length limits"
 
 
 @contextmanager

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raypro.config import InputError, from_plain, to_plain
@@ -156,10 +156,15 @@ class Corpus:
         for file in self.manifest.files:
             path = self.path / file.name
             _require_checksum(path, file.sha256)
-            table = pq.read_table(path, columns=["length"])
-            residues = int(pa.compute.sum(table["length"]).as_py() or 0)
-            if (table.num_rows, residues) != (file.rows, file.residues):
-                raise InputError(f"{path}: {table.num_rows} rows and {residues} residues, the manifest says {file.rows} and {file.residues}")
+            with pq.ParquetFile(path) as parquet:
+                groups = [parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)]
+                residues = int(pc.sum(parquet.read(columns=["length"])["length"]).as_py() or 0)
+            if (sum(groups), residues) != (file.rows, file.residues):
+                said = f"the manifest says {file.rows} and {file.residues}"
+                raise InputError(f"{path}: {sum(groups)} rows and {residues} residues, {said}; build the corpus again")
+            size = self.manifest.row_group_rows
+            if any(rows != size for rows in groups[:-1]) or (groups and groups[-1] > size):
+                raise InputError(f"{path}: row groups of other than {size} rows, as the manifest says; build the corpus again")
         if self.manifest.contacts:
             _require_checksum(self.path / self.manifest.contacts, self.manifest.contacts_sha256)
 

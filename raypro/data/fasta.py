@@ -16,7 +16,7 @@ from raypro.config import InputError
 from raypro.data.headers import parse_headers
 from raypro.data.records import RECORDS, binary_buffers, spans
 
-BLOCK_BYTES = 64 << 20
+BLOCK_BYTES = 4 << 20
 """How much of a file is parsed at once; a record longer than that makes its block longer."""
 
 RECORD_BYTES = 1 << 29

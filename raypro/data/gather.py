@@ -99,7 +99,7 @@ def read_bucket(parts: Sequence[tuple[int, Path]], bucket: int) -> pa.Table:
     """Return the records of a bucket in the order of the inputs: columns of ``SCATTERED``, and ``piece``."""
     batches, pieces = [], []
     for piece, path in parts:
-        with pa.memory_map(str(path)) as source:
+        with pa.OSFile(str(path)) as source:
             batch = pa.ipc.open_file(source).get_batch(bucket)
         batches.append(batch)
         pieces.append(np.full(batch.num_rows, piece, np.int32))

@@ -68,9 +68,7 @@ def _next(marks: NDArray[np.intp], starts: NDArray[np.int64], ends: NDArray[np.i
     return np.minimum(following, ends)
 
 
-def _families(
-    text: NDArray[np.uint8], starts: NDArray[np.int64], ends: NDArray[np.int64], blanks: NDArray[np.intp]
-) -> pa.StringArray:
+def _families(text: NDArray[np.uint8], starts: NDArray[np.int64], ends: NDArray[np.int64], blanks: NDArray[np.intp]) -> pa.StringArray:
     """Pfam's accession after the last blank of a header that ends with a semicolon."""
     rows = np.flatnonzero((ends - starts > _FAMILY_WIDTH + 2) & (text[ends - 1] == ord(";"))) if len(text) else np.empty(0, np.int64)
     if not len(rows):
@@ -91,6 +89,7 @@ def _taxa(text: NDArray[np.uint8], starts: NDArray[np.int64], ends: NDArray[np.i
     """The TaxID of headers that begin with UniRef."""
     name, key = np.frombuffer(b"UniRef", np.uint8), np.frombuffer(b" TaxID=", np.uint8)
     rows = np.flatnonzero(ends - starts > len(name) + len(key))
+    rows = rows[text[starts[rows]] == name[0]]  # most files have no UniRef header: one letter tells
     rows = rows[(text[starts[rows, None] + np.arange(len(name))] == name).all(1)]
     if not len(rows):
         return pa.nulls(len(starts), pa.string())

@@ -6,6 +6,7 @@ Identical sequences meet in one bucket, and the order of the hashes is a seeded 
 
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +66,7 @@ def scatter(job: ScatterJob, numbered: tuple[int, Piece]) -> Scattered:
     """
     number, piece = numbered
     result = Scattered(number)
-    gathered: list[pa.Table] = []
+    gathered: list[tuple[pa.RecordBatch, NDArray[np.int64]]] = []
     size = 0
     for records, strays, lines in read_piece(piece, job.sequence_column):
         accepted, rejects = clean(records, job.limits)
@@ -73,7 +74,9 @@ def scatter(job: ScatterJob, numbered: tuple[int, Piece]) -> Scattered:
             accepted = with_clans(accepted, job.clans)
         _count(result, accepted, lines)
         _write_rejects(job.folder, result, pa.concat_tables([strays, rejects]))
-        gathered.append(accepted)
+        if not accepted.num_rows:
+            continue
+        gathered.append(_by_bucket(job, accepted))
         size += accepted["sequence"].nbytes
         if size >= PART_BYTES:
             _write_part(job, result, gathered)
@@ -86,8 +89,8 @@ def hash_sequences(sequences: pa.BinaryArray, seed: int) -> NDArray[np.uint64]:
     """Return XXH3 (64 bits) of each sequence."""
     offsets, letters = binary_buffers(sequences)
     data, at = letters.tobytes(), offsets.tolist()
-    pairs = zip(at[:-1], at[1:], strict=True)
-    return np.fromiter((xxh3_64_intdigest(data[start:end], seed) for start, end in pairs), np.uint64, len(sequences))
+    each = map(data.__getitem__, map(slice, at, at[1:]))  # no Python step per sequence
+    return np.fromiter(map(xxh3_64_intdigest, each, repeat(seed)), np.uint64, len(sequences))
 
 
 def bucket_of(hashes: NDArray[np.uint64], buckets: int) -> NDArray[np.uint64]:
@@ -106,23 +109,29 @@ def _count(result: Scattered, accepted: pa.Table, lines: int) -> None:
         result.nucleotides += int(np.isin(sample, _NUCLEOTIDES).sum())
 
 
-def _write_part(job: ScatterJob, result: Scattered, gathered: list[pa.Table]) -> None:
-    if not sum(t.num_rows for t in gathered):
+def _by_bucket(job: ScatterJob, accepted: pa.Table) -> tuple[pa.RecordBatch, NDArray[np.int64]]:
+    """Return the records ordered by bucket, with their hashes, and where each bucket begins in them [buckets + 1].
+
+    Within a bucket they keep their order, so that the first of equal sequences stays the first.
+    """
+    hashes = hash_sequences(accepted["sequence"].chunk(0), job.seed)
+    table = accepted.append_column("hash", pa.array(hashes)).cast(SCATTERED)
+    if job.buckets == 1:
+        return table.to_batches()[0], np.array([0, len(hashes)])
+    buckets = bucket_of(hashes, job.buckets)
+    order = np.argsort(buckets, kind="stable")
+    batch = table.to_batches()[0].take(pa.array(order))
+    return batch, np.searchsorted(buckets[order], np.arange(job.buckets + 1))
+
+
+def _write_part(job: ScatterJob, result: Scattered, gathered: list[tuple[pa.RecordBatch, NDArray[np.int64]]]) -> None:
+    if not gathered:
         return
-    table = pa.concat_tables(gathered).combine_chunks()
-    hashes = hash_sequences(table["sequence"].chunk(0), job.seed)
-    table = table.append_column("hash", pa.array(hashes)).cast(SCATTERED)
-    bounds = np.array([0, len(hashes)])
-    if job.buckets > 1:
-        buckets = bucket_of(hashes, job.buckets)
-        order = np.argsort(buckets, kind="stable")  # within a bucket the records keep their order: the first of equals stays the first
-        table = table.take(pa.array(order))
-        bounds = np.searchsorted(buckets[order], np.arange(job.buckets + 1))
     path = job.folder / f"{result.number:06d}-{len(result.parts):05d}.arrow"
-    batch = table.combine_chunks().to_batches()[0]
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, SCATTERED) as writer:
-        for start, end in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
-            writer.write_batch(batch.slice(start, end - start))
+        for bucket in range(job.buckets):
+            slices = [batch.slice(at[bucket], at[bucket + 1] - at[bucket]) for batch, at in gathered]
+            writer.write_batch(slices[0] if len(slices) == 1 else pa.concat_batches(slices))
     result.parts.append(path)
 
 
