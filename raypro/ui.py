@@ -57,6 +57,7 @@ def _command(address: str, host: str, port: int) -> list[str]:
     """Return MLflow's own server, one worker: the store is one file, read by one person."""
     options = {
         "--backend-store-uri": address,
+        "--registry-store-uri": address,
         "--host": host,
         "--port": str(port),
         "--workers": "1",
