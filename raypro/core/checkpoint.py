@@ -69,7 +69,7 @@ def load(path: str | Path) -> Checkpoint:
     """
     folder = Path(path)
     if not (folder / _EXPERIMENT).is_file():
-        raise InputError(f"{path}: not a checkpoint: no {_EXPERIMENT} in it; checkpoints are the folders runs/NAME/checkpoints/step_...")
+        raise InputError(f"{path}: not a checkpoint: no {_EXPERIMENT} in it; checkpoints are the folders step_... of a run")
     try:
         about = json.loads((folder / _EXPERIMENT).read_text())
         if about.get("version") != FORMAT_VERSION:

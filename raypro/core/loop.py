@@ -60,6 +60,8 @@ class TrainState:
         self.step = 0
         self.tokens = 0
         """Tokens (residues and control tokens) trained on, over all workers, as of the last logging."""
+        self.seconds = 0.0
+        """Seconds of training, validation included, as of the last logging."""
         self.best = float("inf")
         """Lowest validation loss so far."""
         self.stale = 0
@@ -124,6 +126,7 @@ class TrainState:
         metrics["padding_waste"] = 1 - tokens / max(1.0, slots)
         metrics["waiting_for_data"] = meter.waited / seconds
         self.tokens += int(tokens)
+        self.seconds += seconds
         if not (math.isfinite(metrics["loss"]) and math.isfinite(metrics["gradient_norm"])):
             raise FloatingPointError(
                 f"the loss or its gradient is not finite at step {self.step} or shortly before; "
@@ -132,7 +135,7 @@ class TrainState:
         return metrics
 
 
-_PROGRESS = ("step", "tokens", "best", "stale")
+_PROGRESS = ("step", "tokens", "seconds", "best", "stale")
 
 
 def train_step(state: TrainState, batches: Sequence[Batch]) -> None:
@@ -162,6 +165,7 @@ def train_step(state: TrainState, batches: Sequence[Batch]) -> None:
 
 def fit(state: TrainState, steps: Iterable[Sequence[Batch]], hooks: Sequence[Callable[[TrainState], bool | None]]) -> None:
     """Train until the steps (each this worker's micro-batches) end or a hook returns True; after every step all hooks are called."""
+    state.meter = state.new_meter()
     waiting_since = time.perf_counter()
     for batches in steps:
         state.meter.waited += time.perf_counter() - waiting_since

@@ -11,7 +11,7 @@ from raypro.core.batch import Batch
 from raypro.core.distributed import gather_ints, max_over_workers
 from raypro.data.plan import Cursor, PackedBatch, Plan, WindowTask, digest
 
-Reader = Callable[[Iterable[WindowTask]], Iterator[list[PackedBatch]]]
+Reader = Callable[[Iterable[WindowTask]], Iterator[PackedBatch]]
 """Turns tasks into their batches, in order, as far ahead as it likes."""
 
 
@@ -30,7 +30,7 @@ class Use:
 
 def read_here(plan: Plan) -> Reader:
     """Return a reader that reads in this process, a window at a time."""
-    return lambda tasks: (plan.read(task) for task in tasks)
+    return lambda tasks: (batch for task in tasks for batch in plan.read(task))
 
 
 def to_batch(packed: PackedBatch) -> Batch:
@@ -64,6 +64,7 @@ class TrainingSource:
         self.first = cursor.dealt_to(workers) if cursor else plan.start(0, workers)
         self.present = self.first
         self.position = self.first.done[rank]
+        self.epoch_started = step
         self.steps_in_epoch = 0
         """Steps that were left of the present epoch when it was begun or resumed."""
         self.record: list[Use] = []
@@ -71,25 +72,31 @@ class TrainingSource:
 
     def __iter__(self) -> Iterator[list[Batch]]:
         """Yield each step's micro-batches, through ``epochs`` epochs in all (None: for ever)."""
-        windows = self.reader(task for cursor in self._epochs() for task in cursor.hand(self.rank))
+        batches = self.reader(task for cursor in self._epochs() for task in cursor.hand(self.rank))
         for cursor in self._epochs():
-            yield from self._epoch(cursor, windows)
+            yield from self._epoch(cursor, batches)
 
     def cursor(self) -> Cursor:
         """Return the cursor of all workers after the step last yielded. Every worker must call it at the same step."""
         done = gather_ints(list(self.position), self.device)
         return replace(self.present, done=tuple((windows, batch) for windows, batch in done))
 
+    def epoch(self) -> float:
+        """Return the number of epochs consumed so far, the present one by its fraction."""
+        left = sum(len(self.present.hand(rank)) for rank in range(self.workers)) / len(self.plan.windows)
+        steps = self.step - self.epoch_started
+        return self.present.epoch + 1 - left + left * steps / max(1, self.steps_in_epoch)
+
     def _epochs(self) -> Iterator[Cursor]:
         numbers = count(self.first.epoch) if self.epochs is None else range(self.first.epoch, self.epochs)
         return (self.first if number == self.first.epoch else self.plan.start(number, self.workers) for number in numbers)
 
-    def _epoch(self, cursor: Cursor, windows: Iterator[list[PackedBatch]]) -> Iterator[list[Batch]]:
+    def _epoch(self, cursor: Cursor, stream: Iterator[PackedBatch]) -> Iterator[list[Batch]]:
         hand = cursor.hand(self.rank)
-        self.present, self.position = cursor, cursor.done[self.rank]
+        self.present, self.position, self.epoch_started = cursor, cursor.done[self.rank], self.step
         mine = sum(self.plan.count(task) for task in hand)
         self.steps_in_epoch = -(-int(max_over_workers(mine, self.device)) // self.accumulation)
-        batches = (batch for _ in hand for batch in next(windows))
+        batches = islice(stream, mine)
         for _ in range(self.steps_in_epoch):
             taken = list(islice(batches, self.accumulation))
             self.step += 1

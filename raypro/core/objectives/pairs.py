@@ -193,7 +193,8 @@ class _Run:
     def __init__(self, inputs: tuple[Tensor, ...], dtype: torch.dtype, wanted: bool) -> None:
         self.inputs, self.dtype, self.wanted = inputs, dtype, wanted
         h, self.w1, self.b1, self.w2, self.b2 = (x.detach().to(dtype) for x in inputs)
-        self.width, self.hidden = width, hidden = h.shape[1], self.w1.shape[0]
+        self.width, self.hidden = h.shape[1], self.w1.shape[0]
+        width = self.width
         self.w_product, self.w_difference = self.w1[:, :width], self.w1[:, width:]
         self.h_u = torch.cat([h, h @ self.w_difference.t()], dim=1)  # [N, D + H]
         self.sum_dtype = torch.promote_types(dtype, torch.float32)
@@ -216,7 +217,8 @@ class _Run:
         """Add the pairs of residues ``rows`` [2, U] with classes ``labels`` [2, U], in both orders, times ``weights`` [U]."""
         units, width, hidden = rows.shape[1], self.width, self.hidden
         gathered = self.buffer("gathered", 2 * units, width + hidden)
-        h, u = torch.index_select(self.h_u, 0, rows.flatten(), out=gathered).view(2, units, -1).split([width, hidden], dim=2)
+        torch.index_select(self.h_u, 0, rows.flatten(), out=gathered)
+        h, u = torch.split_with_sizes(gathered.view(2, units, -1), [width, hidden], dim=2)
         product = torch.mul(h[0], h[1], out=self.buffer("product", units, width))
         symmetric = torch.addmm(self.b1, product, self.w_product.t(), out=self.buffer("symmetric", units, hidden))
         before = self.buffer("before", 2, units, hidden)  # a_ij, then a_ji
@@ -245,14 +247,13 @@ class _Run:
 
     def cross_entropy(self, logits: Tensor, label: Tensor, weights: Tensor | None) -> Tensor:
         """Add the cross entropy of ``logits`` [2 U, 400] and return its gradient, which overwrites them."""
-        label = label[:, None]
-        picked, highest = logits.gather(1, label), logits.amax(dim=1, keepdim=True)
-        hit = logits.argmax(dim=1, keepdim=True) == label
+        label, best = label[:, None], logits.argmax(dim=1, keepdim=True)
+        behind = (logits.gather(1, best) - logits.gather(1, label)).to(self.sum_dtype)
         if logits.dtype == self.sum_dtype:
             p = torch.softmax(logits, dim=1, out=logits)
         else:
             p = torch.softmax(logits, dim=1, dtype=self.sum_dtype)
-        loss = (highest - picked).to(self.sum_dtype) - p.amax(dim=1, keepdim=True).log()  # log sum exp z = max z - log max p
+        loss, hit = behind - p.gather(1, best).log(), best == label  # log sum exp z = max z - log max p
         if weights is not None:
             weights = weights[:, None].to(self.sum_dtype)
             loss, hit = loss * weights, hit * weights

@@ -1,0 +1,84 @@
+"""Typed, strict command lines: what is wrong with one is one line."""
+
+import contextlib
+import functools
+import io
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import tyro
+
+from raypro.config import InputError
+
+BAD_INPUT, INTERRUPTED = 2, 130
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Print an :class:`InputError` as one line and exit with status 2; an interrupt (Ctrl-C) exits with 130."""
+    try:
+        yield
+    except InputError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(BAD_INPUT)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+
+
+def parse(target: Any, args: Sequence[str], **options: Any) -> Any:
+    """Return an instance of the dataclass ``target`` from ``args``, as :func:`tyro.cli` does.
+
+    Raises:
+        InputError: an unknown name (with the nearest right one), a wrong type, a missing value.
+    """
+    return _strictly(functools.partial(tyro.cli, target, args=args, **options))
+
+
+def parse_command(commands: dict[str, Callable[..., Any]], args: Sequence[str], prog: str) -> Callable[[], Any]:
+    """Return the call that ``args`` ask for: one of ``commands``, whose names may be of two words, with its parameters.
+
+    Raises:
+        InputError: as :func:`parse`.
+    """
+    args = list(args)
+    if " ".join(args[:2]) in commands:
+        args[:2] = [" ".join(args[:2])]
+    later = {name: _deferred(command) for name, command in commands.items()}
+    call: Callable[[], Any] = _strictly(functools.partial(tyro.extras.subcommand_cli_from_dict, later, args=args, prog=prog))
+    return call
+
+
+def _deferred(command: Callable[..., Any]) -> Callable[..., Callable[[], Any]]:
+    """Return a function of the same parameters that returns the call instead of making it: parsing ends before it begins."""
+
+    @functools.wraps(command)
+    def later(*args: Any, **kwargs: Any) -> Callable[[], Any]:
+        return functools.partial(command, *args, **kwargs)
+
+    return later
+
+
+def _strictly(parser: Callable[..., Any]) -> Any:
+    """Call one of tyro's parsers; the frame that it draws around an error becomes the one line of an InputError."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return parser(config=(tyro.conf.AvoidSubcommands,))
+    except SystemExit as exit_:
+        if exit_.code:
+            raise InputError(in_one_line(said.getvalue())) from None
+        raise
+
+
+def in_one_line(frame: str) -> str:
+    """Return the message in tyro's framed error: its first part, and the nearest right name where it gives one."""
+    lines = [re.sub(r"^│\s?|\s*│$", "", line) for line in frame.splitlines()[1:-1]]
+    parts = [" ".join(part.split()) for part in re.split("─{5,}", "\n".join(lines))]
+    near = re.search(r"Perhaps you meant: (\S+)", " ".join(parts)) or re.search(
+        r"Available subcommands: (.+?)(?= For full|$)", " ".join(parts)
+    )
+    advice = f"did you mean {near[1]}?" if near and near[1].startswith("-") else f"known: {near[1]}" if near else "see --help"
+    return f"{parts[0].rstrip('.') or frame.strip()}; {advice}"

@@ -1,0 +1,67 @@
+"""Proof, from a run's own record, that every sequence of an epoch was used exactly once, whatever happened in between."""
+
+import json
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from raypro.data.plan import Plan, digest
+from raypro.data.source import Use
+from raypro.training import RECORD
+
+
+@dataclass
+class EpochAudit:
+    """What the record says of one epoch."""
+
+    epoch: int
+    windows: int
+    """Windows of the plan."""
+    whole: int = 0
+    """Windows whose every row was used, once."""
+    opened: int = 0
+    """Windows begun and not finished: only where the run ended in mid-epoch."""
+    rows: int = 0
+    """Rows used, each use counted."""
+    wrong: list[str] = field(default_factory=list)
+    """What was used twice, or left out."""
+
+
+def read_uses(run: Path) -> list[Use]:
+    """Return what a run used, as of its last checkpoint."""
+    files = sorted((run / RECORD).glob("step_*.jsonl"))
+    return [Use(**json.loads(line)) for file in files for line in file.read_text().splitlines()]
+
+
+def audit(plan: Plan, uses: list[Use]) -> list[EpochAudit]:
+    """Compare a record with the plan: the digests of a window's batches must add up to that of its rows.
+
+    The digest of a set of rows is a sum of 64-bit hashes, so no other set that could come of a fault has it; a batch that was
+    used twice is also seen by its number. In all epochs but the last every window must be whole.
+    """
+    by_epoch: dict[int, dict[int, list[Use]]] = defaultdict(lambda: defaultdict(list))
+    for use in uses:
+        by_epoch[use.epoch][use.window].append(use)
+    last = max(by_epoch, default=0)
+    return [_audit_epoch(plan, epoch, by_epoch[epoch], finished=epoch < last) for epoch in sorted(by_epoch)]
+
+
+def _audit_epoch(plan: Plan, epoch: int, by_window: dict[int, list[Use]], finished: bool) -> EpochAudit:
+    found = EpochAudit(epoch, len(plan.windows))
+    for window, groups in enumerate(plan.windows):
+        uses = by_window.get(window, [])
+        rows, expected = sum(use.rows for use in uses), sum(group.rows for group in groups)
+        found.rows += rows
+        twice = len(uses) - len({use.batch for use in uses})
+        same = sum(use.digest for use in uses) % 2**64 == digest(groups[0].first_row + np.arange(expected))
+        if twice or rows > expected or (rows == expected and not same):
+            found.wrong.append(f"window {window}: {rows} rows used, {expected} there, {twice} batches twice")
+        elif rows == expected:
+            found.whole += 1
+        elif finished:
+            found.wrong.append(f"window {window}: {rows} rows used, {expected} there")
+        else:
+            found.opened += bool(uses)
+    return found

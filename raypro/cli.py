@@ -1,0 +1,181 @@
+"""The commands a person types, and the main of the jobs. Bad input ends with one line and exit status 2."""
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from raypro.arguments import one_line_errors, parse, parse_command
+from raypro.audit import audit, read_uses
+from raypro.cluster.corpus import build_command, check_command, show_command
+from raypro.cluster.doctor import doctor
+from raypro.cluster.train import pretrain, saved_experiment
+from raypro.config import InputError
+from raypro.data.corpus import Corpus
+from raypro.data.synthetic import build_synthetic
+from raypro.evaluate.alignment import read_alignment, read_contacts
+from raypro.evaluate.validation import Findings, load_model, validate_alignment, validate_model
+from raypro.experiment import Experiment
+from raypro.home import home, run_folder
+from raypro.presets import demo_corpus
+from raypro.tracking import send_pending
+from raypro.training import data_plan
+from raypro.ui import ui
+
+Name = tyro.conf.Positional[str]
+Folder = tyro.conf.Positional[Path]
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run ``raypro``: see ``raypro --help``."""
+    with one_line_errors():
+        status = parse_command(COMMANDS, sys.argv[1:] if args is None else args, "raypro")()
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def command_main(command: Callable[..., Any], args: Sequence[str] | None = None) -> None:
+    """Run one command as a job of its own."""
+    with one_line_errors():
+        parse_command({"job": command}, ["job", *(sys.argv[1:] if args is None else args)], Path(sys.argv[0]).name)()
+
+
+def pretrain_main(presets: Mapping[str, Callable[[], Experiment]], args: Sequence[str] | None = None) -> None:
+    """Run a pre-training job: a preset, changed in any field that the command line names.
+
+    ``--preset NAME`` chooses the experiment that the fields default to (the first of ``presets`` where it is missing);
+    ``--resume RUN`` goes on with a run: its own experiment, of which budget, validation, workers and tracking may be changed.
+    """
+    with one_line_errors():
+        first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        first.add_argument("--preset", choices=list(presets), default=next(iter(presets)))
+        first.add_argument("--resume", metavar="RUN")
+        first.error = _refuse  # type: ignore[method-assign]
+        chosen, rest = first.parse_known_args(args)
+        default = saved_experiment(chosen.resume)[0] if chosen.resume else presets[chosen.preset]()
+        about = f"--preset {{{','.join(presets)}}} chooses the defaults below; --resume RUN goes on with a run."
+        experiment = parse(Experiment, rest, default=default, description=about)
+        if experiment.corpus == demo_corpus() and not Path(experiment.corpus).exists():
+            print(f"making the demonstration corpus of synthetic families: {experiment.corpus}", flush=True)
+            build_synthetic(Path(experiment.corpus))
+        pretrain(experiment, resume=bool(chosen.resume))
+
+
+def _refuse(message: str) -> NoReturn:
+    raise InputError(f"{message}; see --help")
+
+
+def synthetic_command(
+    out: Path, families: int = 4, length: int = 32, sequences: int = 4000, held_out: int = 1, seed: int = 0, overwrite: bool = False
+) -> None:
+    """Make a corpus of synthetic families with planted, known contacts.
+
+    Args:
+        out: the corpus folder to make.
+        families: families to train on.
+        length: residues of every sequence.
+        sequences: sequences of each family.
+        held_out: further families, which are the test split.
+        seed: of everything random.
+        overwrite: replace a corpus that is there already.
+    """
+    corpus = build_synthetic(out, families=families, length=length, sequences=sequences, held_out=held_out, seed=seed, overwrite=overwrite)
+    show_command(corpus.path)
+
+
+def validate_command(checkpoint: Folder, /, corpus: str | None = None, out: Path | None = None, sequences: int = 32) -> None:
+    """Measure a checkpoint on held-out data: Table 2, Figure 3 and, where contacts are known, the label-free contact maps.
+
+    Args:
+        checkpoint: a folder step_... of a run.
+        corpus: the corpus; the one it was trained on where missing.
+        out: folder for the pictures; ``validation`` in the run's where missing.
+        sequences: sequences of each family that its contact map is averaged over.
+    """
+    model = load_model(checkpoint)
+    opened = Corpus.open(corpus or model.experiment.corpus)
+    _print_findings(validate_model(model, opened, out or checkpoint.absolute().parent / "validation", sequences))
+
+
+def contacts_command(
+    checkpoint: Folder, alignment: Folder, contacts: Folder, /, out: Path | None = None, sequences: int = 32, seed: int = 0
+) -> None:
+    """Score the contact map that a checkpoint's pair head implies, without labels, for an aligned family with known contacts.
+
+    Args:
+        checkpoint: a folder step_... of a run.
+        alignment: the family's alignment, FASTA with gaps, plain or gzip.
+        contacts: its contacts, tab-separated: columns i and j from 1, distance in angstrom.
+        out: folder for the picture; ``validation`` in the run's where missing.
+        sequences: sequences of the family that the map is averaged over.
+        seed: of their choice.
+    """
+    model, family = load_model(checkpoint), read_alignment(alignment)
+    known = read_contacts(contacts, family.width)
+    name = alignment.name.split(".")[0]
+    _print_findings(validate_alignment(model, family, known, name, out or checkpoint.absolute().parent / "validation", sequences, seed))
+
+
+def list_command() -> None:
+    """List the runs in raypro's home."""
+    table = Table("run", "objective", "checkpoints", "last step")
+    for path in sorted((home() / "runs").glob("*/run.json")):
+        steps = sorted(path.parent.glob("step_*"))
+        experiment, _ = saved_experiment(path.parent.name)
+        last = str(int(steps[-1].name.removeprefix("step_"))) if steps else "-"
+        table.add_row(path.parent.name, type(experiment.objective).__name__, str(len(steps)), last)
+    Console().print(table)
+
+
+def audit_command(run: Name, /) -> int:
+    """Prove from a run's own record that each sequence of an epoch was used exactly once; exit status 1 if not.
+
+    Args:
+        run: the run's name.
+    """
+    experiment, _ = saved_experiment(run)
+    table = Table("epoch", "windows", "whole", "open", "sequences used", "verdict", title=f"run {run}, as of its last checkpoint")
+    epochs = audit(data_plan(experiment), read_uses(run_folder(run)))
+    for found in epochs:
+        verdict = "; ".join(found.wrong) or ("each exactly once" if found.whole == found.windows else "none twice, epoch not finished")
+        table.add_row(str(found.epoch), str(found.windows), str(found.whole), str(found.opened), f"{found.rows:,}", verdict)
+    Console().print(table)
+    return int(any(found.wrong for found in epochs))
+
+
+def sync_command(run: Name, /) -> None:
+    """Send to MLflow what a run could not send while it lasted.
+
+    Args:
+        run: the run's name.
+    """
+    print(f"run {run}: {send_pending(run_folder(run))} records sent")
+
+
+def _print_findings(findings: Findings) -> None:
+    table = Table("metric", "value")
+    for name, value in findings.metrics.items():
+        table.add_row(name, f"{value:.4f}")
+    console = Console()
+    console.print(table)
+    for picture in findings.pictures:
+        console.print(str(picture), soft_wrap=True, highlight=False)
+
+
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "corpus build": build_command,
+    "corpus show": show_command,
+    "corpus check": check_command,
+    "corpus synthetic": synthetic_command,
+    "validate": validate_command,
+    "contacts": contacts_command,
+    "runs list": list_command,
+    "runs audit": audit_command,
+    "runs sync": sync_command,
+    "doctor": doctor,
+    "ui": ui,
+}

@@ -1,0 +1,86 @@
+"""Reading ahead of training with Ray Data: tasks of the data plan in, their batches out, in the plan's order.
+
+Each training worker runs its own pipeline over its own windows, so the plan and not Ray decides who gets what. A pipeline is
+finite and training is not: pipelines follow one another, the next one starting while the batches of the last are still in hand.
+"""
+
+import queue
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray.data
+from ray.data import DataContext, Dataset
+
+from raypro.data.plan import PackedBatch, Plan, WindowTask
+from raypro.data.source import Reader
+
+READ_CPUS = 0.25
+"""CPUs that Ray reserves for a task that reads one window."""
+TASKS_PER_PIPELINE = 64
+BLOCKS_AHEAD = 4
+"""Blocks (a window's batches each, as a rule) that a worker holds ready."""
+
+
+def ray_reader(plan: Plan) -> Reader:
+    """Return a reader that reads, tokenises and batches in Ray Data tasks, ahead of the training step."""
+
+    def read(tasks: Iterable[WindowTask]) -> Iterator[PackedBatch]:
+        blocks: queue.Queue[pa.Table | BaseException | None] = queue.Queue(BLOCKS_AHEAD)
+        threading.Thread(target=_run_pipelines, args=(plan, iter(tasks), blocks), name="read-ahead", daemon=True).start()
+        while (block := blocks.get()) is not None:
+            if isinstance(block, BaseException):
+                raise block
+            yield from from_block(block)
+
+    return read
+
+
+def _run_pipelines(plan: Plan, tasks: Iterator[WindowTask], blocks: "queue.Queue[pa.Table | BaseException | None]") -> None:
+    try:
+        DataContext.get_current().enable_progress_bars = False
+        while chunk := list(islice(tasks, TASKS_PER_PIPELINE)):
+            for block in pipeline(plan, chunk).iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=BLOCKS_AHEAD):
+                blocks.put(block)
+        blocks.put(None)
+    except BaseException as error:  # whatever ends the thread must end the training, which waits for the next block
+        blocks.put(error)
+
+
+def pipeline(plan: Plan, tasks: list[WindowTask]) -> Dataset:
+    """Return the data set of the tasks' batches, one row a batch, in the tasks' order."""
+
+    def read_window(table: pa.Table) -> pa.Table:
+        (task,) = table.to_pylist()
+        return to_block(plan.read(WindowTask(**task)))
+
+    items = ray.data.from_items([asdict(task) for task in tasks], override_num_blocks=len(tasks))
+    dataset = items.map_batches(read_window, batch_size=1, batch_format="pyarrow", num_cpus=READ_CPUS)
+    dataset.context.execution_options.preserve_order = True
+    dataset.context.execution_options.verbose_progress = False
+    return dataset
+
+
+def to_block(batches: list[PackedBatch]) -> pa.Table:
+    """Return batches as a table that travels without pickling."""
+    rows: list[dict[str, Any]] = [
+        {
+            **{name: getattr(b, name) for name in ("epoch", "window", "index", "last")},
+            **{name: getattr(b, name).tobytes() for name in ("tokens", "keys", "rows")},
+        }
+        for b in batches
+    ]
+    return pa.Table.from_pylist(rows)
+
+
+def from_block(block: pa.Table) -> Iterator[PackedBatch]:
+    """Yield the batches of a table that :func:`to_block` made."""
+    for row in block.to_pylist():
+        rows = np.frombuffer(row.pop("rows"), np.int64)
+        keys = np.frombuffer(row.pop("keys"), np.int64)
+        tokens = np.frombuffer(row.pop("tokens"), np.uint8).reshape(len(rows), -1)
+        yield PackedBatch(**row, tokens=tokens, keys=keys, rows=rows)

@@ -1,0 +1,32 @@
+"""What Ray Train runs on each worker."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import torch
+from ray.train import Checkpoint, CheckpointUploadMode
+
+from raypro.cluster.ingest import ray_reader
+from raypro.experiment import Experiment
+from raypro.training import train
+
+
+def run_worker(config: dict[str, Any]) -> None:
+    """Train as one worker of the group, from the latest checkpoint where there is one.
+
+    Args:
+        config: ``experiment`` as plain values, and ``run``, the run's folder.
+    """
+    run = Path(config["run"])
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // ray.train.get_context().get_local_world_size()))
+    latest = ray.train.get_checkpoint()
+
+    def report(metrics: dict[str, float], path: Path | None) -> None:
+        """Hand the checkpoint to Ray where it lies: it was written whole, by renaming, in the run's folder."""
+        checkpoint = Checkpoint.from_directory(str(path)) if path else None
+        name = f"step_{int(metrics['step']):08d}"
+        ray.train.report(metrics, checkpoint, checkpoint_dir_name=name, checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD)
+
+    train(Experiment.from_plain(config["experiment"]), run, ray_reader, report, Path(latest.path) if latest else None)

@@ -1,0 +1,159 @@
+"""What a checkpoint has learned, on held-out data and against chance: Table 2, Figure 3 and the label-free contact map."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from raypro.config import InputError
+from raypro.core import checkpoint
+from raypro.core.alphabet import CLS, SEP, STANDARD, encode
+from raypro.core.masking import Masked
+from raypro.core.objectives.mlm import MaskedLanguageModel
+from raypro.data.corpus import Corpus
+from raypro.data.synthetic import read_contacts
+from raypro.evaluate import plots
+from raypro.evaluate.alignment import Alignment, ColumnContacts, average_over_columns
+from raypro.evaluate.contacts import average_metrics, contact_precision
+from raypro.evaluate.pairs import KL_EDGES, evaluate_pairs, implied_contacts
+from raypro.experiment import Experiment
+from raypro.training import validation_batches
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained model with the experiment that made it."""
+
+    module: MaskedLanguageModel
+    experiment: Experiment
+    step: int
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Metrics by name, and the pictures that show them."""
+
+    metrics: dict[str, float]
+    pictures: tuple[Path, ...]
+
+
+def load_model(path: str | Path) -> Model:
+    """Load a checkpoint's model, in evaluation mode, on the CPU.
+
+    Raises:
+        InputError: there is no usable checkpoint.
+    """
+    loaded = checkpoint.load(path)
+    experiment = Experiment.from_plain(loaded.experiment)
+    module = experiment.objective.build(experiment.encoder.build())
+    checkpoint.load_weights(module, loaded)
+    return Model(module.eval(), experiment, loaded.step, loaded.metrics)
+
+
+def unigram_floor(corpus: Corpus) -> float:
+    """Return the cross entropy, nats per standard residue, of the validation split under the training split's residue frequencies.
+
+    It is what a model reaches that knows how frequent each amino acid is, and nothing of the context.
+    """
+    counts = json.loads(corpus.manifest.residue_counts)
+    train, valid = (np.array([counts[split].get(letter, 0) for letter in STANDARD], dtype=float) for split in ("train", "valid"))
+    return float(-(valid / valid.sum()) @ np.log((train + 1) / (train + 1).sum()))
+
+
+def validate_model(model: Model, corpus: Corpus, out: Path, sequences: int = 32, progress: bool = True) -> Findings:
+    """Measure a model on a corpus and draw what it found.
+
+    Args:
+        model: any with a token head, a pair head or both.
+        corpus: its validation split gives Table 2 and Figure 3; where families have known contacts, contact maps are scored.
+        out: folder of the pictures.
+        sequences: sequences of each family that its contact map is averaged over.
+        progress: show a progress bar.
+
+    Returns:
+        ``table2/...`` (see :meth:`raypro.evaluate.pairs.PairSums.report`), ``chance/perplexity``, and, where contacts are known,
+        means over families: ``contacts/P_at_...`` of those trained on, ``contacts_unseen/P_at_...`` of those of the test split.
+    """
+    experiment = replace(model.experiment, corpus=str(corpus.path))
+    out.mkdir(parents=True, exist_ok=True)
+    report = evaluate_pairs(model.module, _masked(experiment))
+    metrics = {**report.metrics, "chance/perplexity": float(np.exp(unigram_floor(corpus)))}
+    pictures = []
+    if report.kl_counts is not None:
+        figure = plots.divergence_histogram(report.kl_counts, KL_EDGES, report.metrics["table2/KL_mean"])
+        pictures.append(plots.save(figure, out / "figure3_divergence.png"))
+    if model.module.has_pair_head and corpus.manifest.contacts:
+        truth = read_contacts(corpus)
+        for split, group in (("valid", "contacts"), ("test", "contacts_unseen")):
+            scored = []
+            for family, members in sorted(_members(corpus, split, sequences).items()):
+                scores = average_maps(model, members, progress=progress)
+                scored.append(contact_precision(scores, truth[family]))
+                name = f"{family} (held out)" if split == "test" else family
+                pictures.append(plots.save(plots.contact_map(scores, truth[family], name, scored[-1]), out / f"contacts_{family}.png"))
+            metrics |= {name.replace("contacts", group): value for name, value in average_metrics(scored).items()}
+    return Findings(metrics, tuple(pictures))
+
+
+def validate_alignment(
+    model: Model,
+    alignment: Alignment,
+    contacts: ColumnContacts,
+    name: str,
+    out: Path,
+    sequences: int = 32,
+    seed: int = 0,
+    progress: bool = True,
+) -> Findings:
+    """Score the label-free contact map of an aligned family, averaged over some of its sequences, drawn at random without replacement.
+
+    Raises:
+        InputError: the model has no pair head.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    drawn = np.random.default_rng(seed).permutation(len(alignment.ids))[:sequences]
+    members = [alignment.sequence(row) for row in drawn]
+    scores = average_maps(model, members, [alignment.columns(row) for row in drawn], alignment.width, progress)
+    metrics = contact_precision(scores, contacts.contacts, scored=contacts.scored)
+    picture = plots.save(plots.contact_map(scores, contacts.contacts, name, metrics), out / f"contacts_{name}.png")
+    return Findings(metrics, (picture,))
+
+
+def average_maps(
+    model: Model,
+    members: Sequence[str],
+    columns: Sequence[NDArray[np.int64]] | None = None,
+    width: int | None = None,
+    progress: bool = True,
+) -> NDArray[np.float64]:
+    """Return the contact map [C, C] that the pair head implies, averaged over a family's sequences.
+
+    Without ``columns`` the sequences are taken as aligned as they are: residue i of each is column i.
+    """
+    if not model.module.has_pair_head:
+        raise InputError("the model has no pair head, so it implies no contact map; train one with jobs/pretrain_pmlm.py")
+    tokens = [torch.from_numpy(np.concatenate([[CLS], encode(member), [SEP]])) for member in members]
+    maps = implied_contacts(model.module, tokens, progress=progress)
+    columns = columns if columns is not None else [np.arange(len(member)) for member in members]
+    return average_over_columns(maps, columns, width or max(map(len, members)))
+
+
+def _masked(experiment: Experiment) -> Iterator[Masked]:
+    for batch in validation_batches(experiment):
+        yield experiment.objective.prepare(batch).masked
+
+
+def _members(corpus: Corpus, split: str, most: int) -> dict[str, list[str]]:
+    """Return up to ``most`` sequences of each family of a split: the first ones, since rows are shuffled."""
+    members: dict[str, list[str]] = {}
+    for group in corpus.row_groups(split):
+        table = corpus.read([group], ["family", "sequence"])
+        for family, sequence in zip(table["family"].to_pylist(), table["sequence"].to_pylist(), strict=True):
+            if family is not None and len(members.setdefault(family, [])) < most:
+                members[family].append(sequence)
+    return members

@@ -1,0 +1,148 @@
+"""One experiment: everything that decides what a run does, in frozen dataclasses. Defaults live here and nowhere else."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from raypro.config import InputError, from_plain, to_plain
+from raypro.core.encoders.transformer import TransformerShape
+from raypro.core.objectives.mlm import MLM
+from raypro.core.objectives.pmlm import PMLM
+from raypro.core.optimizer import Adam
+
+Objective = MLM | PMLM
+"""The objectives that there are. A new one is a file in ``raypro/core/objectives`` and a name in this line."""
+
+
+@dataclass(frozen=True)
+class Batches:
+    """How sequences are batched."""
+
+    token_budget: int = 16_384
+    """Most tokens of one worker's batch, padding and control tokens included."""
+    accumulation: int = 1
+    """Batches of each worker that make one optimizer step."""
+    max_length: int = 512
+    """Most residues of a sequence; a longer one is cropped at a window drawn anew each epoch."""
+    window_row_groups: int = 4
+    """Row groups of the corpus that are read, shuffled and sorted by length together."""
+
+    def __post_init__(self) -> None:
+        if self.accumulation < 1:
+            raise InputError(f"batches.accumulation: {self.accumulation} must be 1 or more")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """When training ends: at whichever comes first."""
+
+    steps: int | None = None
+    """Optimizer steps."""
+    epochs: int | None = None
+    """Passes over the training split."""
+    minutes: float | None = None
+    """Minutes of training, since its first step; a restart starts them anew."""
+
+    def __post_init__(self) -> None:
+        limits = [limit for limit in (self.steps, self.epochs, self.minutes) if limit is not None]
+        if not limits or min(limits) <= 0:
+            raise InputError("budget: give steps, epochs or minutes, each above 0; without one training would never end")
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What happens every so many steps: the loss on held-out sequences, and a checkpoint."""
+
+    every: int = 1000
+    """Optimizer steps between validations; a checkpoint is written after each, and at the end."""
+    sequences: int = 4096
+    """Most sequences of the validation split that are used, the first ones; its rows are shuffled."""
+    patience: int | None = None
+    """Stop after so many validations in a row that are no better than the best; None: never."""
+    keep: int = 2
+    """Checkpoints kept: the best so many, and the latest."""
+
+    def __post_init__(self) -> None:
+        for name in ("every", "sequences", "keep"):
+            if getattr(self, name) < 1:
+                raise InputError(f"validation.{name}: {getattr(self, name)} must be 1 or more")
+
+
+@dataclass(frozen=True)
+class Workers:
+    """The processes that train together, and what each gets."""
+
+    count: int = 1
+    """Number of data-parallel workers."""
+    cpus: float | None = None
+    """CPUs that Ray reserves for each; None: an equal share of the cluster's, less one CPU for reading."""
+    gpus: float = 0.0
+    """GPUs that Ray reserves for each."""
+    restarts: int = 3
+    """Times that training goes on from the last checkpoint after a worker or a node died."""
+
+    def __post_init__(self) -> None:
+        if self.count < 1 or self.gpus < 0 or self.restarts < 0 or (self.cpus is not None and self.cpus <= 0):
+            raise InputError("workers: count must be 1 or more, cpus above 0, gpus and restarts not negative")
+
+
+@dataclass(frozen=True)
+class Tracking:
+    """Where the run is logged."""
+
+    experiment: str = "pretraining"
+    """Name of the MLflow experiment."""
+    uri: str | None = None
+    """MLflow tracking address; None: ``$MLFLOW_TRACKING_URI``, else the SQLite store in raypro's home."""
+    every: int = 50
+    """Optimizer steps between logged points."""
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise InputError(f"tracking.every: {self.every} must be 1 or more")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A pre-training run."""
+
+    name: str
+    """Name of the run: its folder in raypro's home, and in MLflow."""
+    corpus: str
+    """Folder of the corpus."""
+    objective: Objective
+    """What is learned."""
+    encoder: TransformerShape = field(default_factory=TransformerShape)
+    """The model."""
+    optimizer: Adam = field(default_factory=Adam)
+    """How the weights change."""
+    batches: Batches = field(default_factory=Batches)
+    """How sequences are batched."""
+    budget: Budget = field(default_factory=lambda: Budget(epochs=1))
+    """When training ends."""
+    validation: Validation = field(default_factory=Validation)
+    """Validation and checkpoints."""
+    workers: Workers = field(default_factory=Workers)
+    """The processes that train."""
+    tracking: Tracking = field(default_factory=Tracking)
+    """Where the run is logged."""
+    precision: Literal["float32", "bf16"] = "float32"
+    """bf16: matrix products in bfloat16, weights and sums in float32."""
+    compile: bool = False
+    """Compile the encoder with torch.compile."""
+    seed: int = 0
+    """Seed of the weights, the order of the data, the masking and the dropout."""
+
+    def __post_init__(self) -> None:
+        if not self.name or not all(c.isalnum() or c in "-_." for c in self.name) or self.name.startswith("."):
+            raise InputError(f"name: {self.name!r} must be letters, digits, '-', '_' or '.', and not start with '.'")
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return the experiment as plain values."""
+        plain: dict[str, Any] = to_plain(self)
+        return plain
+
+    @classmethod
+    def from_plain(cls, plain: Any) -> "Experiment":
+        """Return the experiment that :meth:`to_plain` was called on; strict."""
+        experiment: Experiment = from_plain(cls, plain)
+        return experiment

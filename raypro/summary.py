@@ -1,0 +1,92 @@
+"""The end of a run: what it learned against chance, measured, drawn, logged and said."""
+
+import math
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from raypro.data.corpus import Corpus
+from raypro.evaluate import plots
+from raypro.evaluate.validation import Findings, load_model, unigram_floor, validate_model
+from raypro.experiment import Experiment
+from raypro.outbox import FOLDER, Outbox, read_records
+
+PICTURES = "pictures"
+FAMILY_SEQUENCES = 8
+"""Sequences of each family that the contact maps at the end of a run are averaged over."""
+
+
+def conclude(experiment: Experiment, run: Path, best: Path, outbox: Outbox) -> None:
+    """Validate a run's best checkpoint, log metrics, pictures and a description, and print a summary."""
+    model = load_model(best)
+    corpus = Corpus.open(experiment.corpus)
+    print(f"validating {best.name}", flush=True)
+    findings = validate_model(model, corpus, run / PICTURES, FAMILY_SEQUENCES)
+    outbox.metrics(model.step, findings.metrics)
+    curves = draw_curves(experiment, run, corpus)
+    for picture in (*curves, *findings.pictures):
+        outbox.artifact(picture, PICTURES)
+    rows = compare_with_chance(findings)
+    outbox.description(describe_run(experiment, corpus, model.step, rows, run))
+    print_summary(run, rows, experiment)
+
+
+def draw_curves(experiment: Experiment, run: Path, corpus: Corpus) -> tuple[Path, ...]:
+    """Draw the learning curve of each part of the loss, from what the run logged."""
+    points: dict[str, dict[int, float]] = {}
+    for record, _ in read_records(run / FOLDER / "outbox-worker.jsonl", 0):
+        if record and record["kind"] == "metrics":
+            for name, value in record["values"].items():
+                points.setdefault(name, {})[record["step"]] = value
+    paths = []
+    for quantity in experiment.objective.quantities:
+        if quantity.weight:
+            train, valid = (sorted(points.get(f"{split}/{quantity.name}", {}).items()) for split in ("train", "valid"))
+            floor, unit = unigram_floor(corpus), "masked residue"
+            if quantity.per == "pairs":  # without context the two residues of a pair are independent
+                floor, unit = 2 * floor, "pair of masked residues"
+            figure = plots.learning_curves(train, valid, floor=floor, name=unit)
+            paths.append(plots.save(figure, run / PICTURES / f"curve_{quantity.name}.png"))
+    return tuple(paths)
+
+
+Row = tuple[str, float, float]
+
+
+def compare_with_chance(findings: Findings) -> list[Row]:
+    """Return (what, learned, by chance) for a person: only what was measured."""
+    metrics = findings.metrics
+    rows = [("perplexity of a masked residue (1 = certain, 20 = no idea)", "table2/perplexity", "chance/perplexity")]
+    contacts = "contacts: share of true ones among the best L/5 pairs, 6 or more apart"
+    rows.append((contacts, "contacts/P_at_L5_all", "contacts/random_precision_all"))
+    rows.append((f"{contacts}, families never seen", "contacts_unseen/P_at_L5_all", "contacts_unseen/random_precision_all"))
+    return [(what, metrics[name], metrics[chance]) for what, name, chance in rows if math.isfinite(metrics.get(name, math.nan))]
+
+
+def describe_run(experiment: Experiment, corpus: Corpus, step: int, rows: list[Row], run: Path) -> str:
+    """Return the Markdown that heads the run's page in MLflow."""
+    encoder, kind = experiment.encoder, type(experiment.objective).__name__
+    shape = f"{encoder.layers} layers x {encoder.width}, {encoder.heads} heads"
+    head = f"**{kind}**, Transformer of {shape}, on `{corpus.path.name}` ({corpus.rows('train'):,} sequences), best at step {step:,}."
+    table = "".join(f"| {what} | {learned:.3f} | {chance:.3f} |\n" for what, learned, chance in rows)
+    return (
+        f"{head}\n\n| | learned | by chance |\n|---|---|---|\n{table}\nPictures are artifacts under `{PICTURES}`; checkpoints in `{run}`."
+    )
+
+
+def print_summary(run: Path, rows: list[Row], experiment: Experiment) -> None:
+    """Print what the run learned, and where to look."""
+    console = Console()
+    table = Table(title=f"What {run.name} learned", title_justify="left", title_style="bold")
+    table.add_column("on sequences held out of training")
+    table.add_column("learned", justify="right", style="bold")
+    table.add_column("by chance", justify="right")
+    for what, learned, chance in rows:
+        table.add_row(what, f"{learned:.3f}", f"{chance:.3f}")
+    console.print(table)
+    console.print(f"pictures     {run / PICTURES}", soft_wrap=True, highlight=False)
+    console.print(f"checkpoints  {run}", soft_wrap=True, highlight=False)
+    console.print(
+        f"in MLflow    experiment '{experiment.tracking.experiment}', run '{run.name}': raypro ui", soft_wrap=True, highlight=False
+    )
