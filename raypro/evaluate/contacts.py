@@ -24,19 +24,19 @@ DEPTHS = {"L": 1, "L2": 2, "L5": 5}
 """How many pairs are taken: L, L/2 and L/5."""
 
 
-def apc(scores: Scores) -> Scores:
+def apc(scores: Scores) -> NDArray[np.float64]:
     """Return scores [L, L] with the average product correction (Dunn, Wahl and Gloor 2008).
 
     ``S_ij - mean_k(S_ik) mean_k(S_jk) / mean(S)``, where means leave out the diagonal and entries that are NaN. The input is
     symmetric; the diagonal of the result is zero. Where the mean is zero there is nothing to correct.
     """
-    scores = np.array(scores, dtype=np.float64)
-    np.fill_diagonal(scores, np.nan)
-    known = np.isfinite(scores)
-    filled = np.where(known, scores, 0.0)
+    pairs = np.array(scores, dtype=np.float64)
+    np.fill_diagonal(pairs, np.nan)
+    known = np.isfinite(pairs)
+    filled = np.where(known, pairs, 0.0)
     row_means = filled.sum(axis=1) / np.maximum(known.sum(axis=1), 1)
     mean = filled.sum() / max(known.sum(), 1)
-    corrected = scores - (np.outer(row_means, row_means) / mean if mean else 0.0)
+    corrected = pairs - (np.outer(row_means, row_means) / mean if mean else 0.0)
     np.fill_diagonal(corrected, 0.0)
     return corrected
 

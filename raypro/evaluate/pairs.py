@@ -82,7 +82,7 @@ class PairSums:
         if not model.has_pair_head:
             return
         first, second = ordered_pairs(masked.counts, h.device)
-        for i, j in zip(first.split(pair_chunk), second.split(pair_chunk), strict=True):
+        for i, j in zip(torch.split(first, pair_chunk), torch.split(second, pair_chunk), strict=True):
             joint = model.pair_logits(h[i], h[j]).float().log_softmax(dim=1)
             label = CLASSES * masked.labels[i] + masked.labels[j]
             self._sum(_PAIRS, torch.ones_like(label))

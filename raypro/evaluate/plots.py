@@ -79,8 +79,15 @@ def contact_map(
     axes.scatter(columns + 1, rows + 1, s=0.7 * size, marker="s", color=GREEN, linewidths=0, label="true contact")
     right = truth[i, j]
     for hits, colour, label in ((right, BLUE, "predicted, true"), (~right, ORANGE, "predicted, false")):
-        ring = {"s": max(size, 45.0), "marker": "o", "facecolors": "none", "edgecolors": colour, "linewidths": 1.8}
-        axes.scatter(j[hits] + 1, i[hits] + 1, label=f"{label}: {hits.sum()}", **ring)
+        axes.scatter(
+            j[hits] + 1,
+            i[hits] + 1,
+            s=max(size, 45.0),
+            facecolors="none",
+            edgecolors=colour,
+            linewidths=1.8,
+            label=f"{label}: {hits.sum()}",
+        )
     axes.plot(ends, ends, color=GREY, linewidth=0.8)
     axes.set(xlim=ends, ylim=ends[::-1], xlabel="residue", ylabel="residue")
     axes.grid(False)
