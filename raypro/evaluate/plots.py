@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from raypro.evaluate.contacts import RANGES
@@ -95,7 +95,7 @@ def contact_map(
     precision, random = metrics["contacts/P_at_L5_all"], metrics["contacts/random_precision_all"]
     subtitle = f"precision of the L/5 best pairs, separation 6 and more: {precision:.2f} (random: {random:.2f})"
     axes.annotate(subtitle, (0.0, 1.0), xytext=(0, 8), xycoords="axes fraction", textcoords="offset points")
-    bar = figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02, extend="both")
+    bar = figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02, extend="both", ticks=MaxNLocator(5), format="%g")
     bar.set_label(f"prediction, lower triangle: {scale}")
     bar.outline.set_visible(False)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.09), ncols=3, handletextpad=0.3, markerscale=min(1.0, (60 / size) ** 0.5))
@@ -120,7 +120,7 @@ def divergence_histogram(counts: NDArray[np.int64], edges: NDArray[np.floating],
         axes.set_xlim(edges[max(filled[0] - 2, 0)], edges[min(filled[-1] + 3, len(edges) - 1)])
         axes.axvline(mean, color=ORANGE, linestyle="--", label=f"mean {mean:.3g} nats")
         axes.legend(loc="upper right")
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set(xlabel="KL( P(xᵢ) P(xⱼ) ‖ P(xᵢ, xⱼ) ), nats", ylabel="share of masked pairs")
     axes.set_title("How far residue pairs are from independent")
     axes.grid(axis="x", visible=False)
