@@ -1,0 +1,190 @@
+"""Speed and memory beside plain references: `python jobs/benchmark.py [name ...]`; all of them without a name.
+
+Each figure is the median of runs that alternate between the reference and ours, after one of each that does not count.
+The ratio is what to look at: how many times better ours is, on this machine, now.
+"""
+
+import multiprocessing
+import re
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from raypro.core import alphabet
+from raypro.core.objectives.pairs import PairHead
+from raypro.core.reference import tokenizer
+from raypro.core.reference.pmlm import masked_pair_loss, ordered_pairs
+
+Unit = Literal["s", "MB", "M residues/s"]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a benchmark is to reach."""
+
+    of: Literal["ratio", "ours"]
+    least: float | None = None
+    most: float | None = None
+
+    def __str__(self) -> str:
+        """Return the goal as the table has it."""
+        return f"{self.of} {'>=' if self.most is None else '<='} {self.least if self.most is None else self.most:g}"
+
+    def met(self, ratio: float, ours: float) -> bool:
+        """Return whether it is reached."""
+        value = ratio if self.of == "ratio" else ours
+        return (self.least is None or value >= self.least) and (self.most is None or value <= self.most)
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Two ways to do the same work; each call does it once and returns what it took, in ``unit``."""
+
+    name: str
+    goal: Goal
+    reference: Callable[[], float]
+    ours: Callable[[], float]
+    unit: Unit
+    rounds: int = 5
+    """Runs of each that count; with 1 there is no run before that does not count."""
+
+    def ratio(self, reference: float, ours: float) -> float:
+        """Return how many times better ours is."""
+        return ours / reference if self.unit.endswith("/s") else reference / ours
+
+    def run(self) -> tuple[float, float]:
+        """Return the medians of the reference and of ours."""
+        skipped = 1 if self.rounds > 1 else 0
+        runs = [(self.reference(), self.ours()) for _ in range(self.rounds + skipped)][skipped:]
+        reference, ours = zip(*runs, strict=True)
+        return statistics.median(reference), statistics.median(ours)
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    """Return the seconds that ``work`` takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def extra_memory(prepare: Callable[..., Callable[[], Any]], *arguments: Any) -> float:
+    """Return the MB of memory that the work of ``prepare(*arguments)`` takes at its peak beyond what was there before it.
+
+    Measured in a process of its own, by the kernel (Linux): resident memory, and its high-water mark.
+    """
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_extra_memory_here, (prepare, arguments))
+
+
+def _extra_memory_here(prepare: Callable[..., Callable[[], Any]], arguments: tuple[Any, ...]) -> float:
+    def kilobytes(field: str) -> int:
+        match = re.search(rf"{field}:\s+(\d+)", Path("/proc/self/status").read_text())
+        if match is None:
+            raise OSError(f"/proc/self/status: no {field}; memory can be measured on Linux only")
+        return int(match[1])
+
+    work = prepare(*arguments)
+    before = kilobytes("VmRSS")
+    work()
+    return (kilobytes("VmHWM") - before) * 1024 / 1e6
+
+
+PAIR_WIDTH, MASKED = 768, 77  # the base encoder's width; 15 % of 512 residues
+
+
+def pair_loss_work(form: str, sequences: int, width: int = PAIR_WIDTH, masked: int = MASKED) -> Callable[[], tuple[Tensor, ...]]:
+    """Return the pair loss, forward and backward, of a batch: ``form`` is "reference" (all masked pairs at once) or "ours"."""
+    torch.set_num_threads(2)
+    torch.manual_seed(0)
+    head = PairHead(width, width)
+    counts = [masked] * sequences
+    h = torch.randn(sum(counts), width, requires_grad=True)
+    labels = torch.randint(20, (sum(counts),))
+    i, j = torch.from_numpy(np.array(list(ordered_pairs(counts)))).T.contiguous()
+
+    def reference() -> tuple[Tensor, ...]:
+        loss, _ = masked_pair_loss(head.first, head.second, h, labels, i, j)
+        return torch.autograd.grad(loss, [h, *head.parameters()])
+
+    def ours() -> tuple[Tensor, ...]:
+        loss, _ = head.loss(h, labels, counts)
+        return torch.autograd.grad(loss, [h, *head.parameters()])
+
+    return {"reference": reference, "ours": ours}[form]
+
+
+def pair_loss() -> Benchmark:
+    """Pair loss, forward and backward, float32, 2 threads: 8 sequences of 77 masked residues, width 768."""
+    reference, ours = (pair_loss_work(form, 8) for form in ("reference", "ours"))
+    return Benchmark("pair-loss", Goal("ratio", least=4), lambda: seconds(reference), lambda: seconds(ours), "s")
+
+
+def pair_loss_short() -> Benchmark:
+    """The same for the demonstration's batch: 32 sequences of 5 masked residues, width 64; not to be slower than the plain form."""
+    reference, ours = (pair_loss_work(form, 32, 64, 5) for form in ("reference", "ours"))
+    return Benchmark("pair-loss-short", Goal("ratio", least=0.8), lambda: seconds(reference), lambda: seconds(ours), "s", rounds=101)
+
+
+def pair_memory() -> Benchmark:
+    """Memory of the pair loss above its inputs: 32 sequences of 77 masked residues, width 768."""
+    return Benchmark(
+        "pair-memory",
+        Goal("ours", most=200),
+        lambda: extra_memory(pair_loss_work, "reference", 32),
+        lambda: extra_memory(pair_loss_work, "ours", 32),
+        "MB",
+        rounds=1,
+    )
+
+
+def tokenize() -> Benchmark:
+    """Letters to tokens on one core: ours of a buffer of 64 MB, the reference of 2 MB."""
+    draw = np.random.default_rng(0).integers(0, len(alphabet.STANDARD), 64_000_000)
+    letters = np.frombuffer(alphabet.STANDARD.encode(), np.uint8)[draw]
+    text = letters[:2_000_000].tobytes().decode()
+    return Benchmark(
+        "tokenize",
+        Goal("ours", least=150),
+        lambda: len(text) / 1e6 / seconds(lambda: tokenizer.encode(text)),
+        lambda: len(letters) / 1e6 / seconds(lambda: alphabet.encode(letters)),
+        "M residues/s",
+    )
+
+
+BENCHMARKS: dict[str, Callable[[], Benchmark]] = {
+    "pair-loss": pair_loss,
+    "pair-loss-short": pair_loss_short,
+    "pair-memory": pair_memory,
+    "tokenize": tokenize,
+}
+
+
+def main(names: list[str]) -> int:
+    """Run the named benchmarks, or all, and print the table; return the exit status: 2 for an unknown name."""
+    unknown = [name for name in names if name not in BENCHMARKS]
+    if unknown:
+        print(f"{unknown[0]}: no such benchmark; known: {', '.join(BENCHMARKS)}", file=sys.stderr)
+        return 2
+    table = Table("benchmark", "unit", "reference", "ours", "ratio", "goal", "met", title="Medians of alternating runs")
+    for name in names or BENCHMARKS:
+        benchmark = BENCHMARKS[name]()
+        reference, ours = benchmark.run()
+        ratio = benchmark.ratio(reference, ours)
+        met = "yes" if benchmark.goal.met(ratio, ours) else "no"
+        table.add_row(name, benchmark.unit, f"{reference:.4g}", f"{ours:.4g}", f"{ratio:.2f}", str(benchmark.goal), met)
+    Console().print(table)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
