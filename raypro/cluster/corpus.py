@@ -5,6 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -92,7 +93,7 @@ def on_ray(function: Callable[[Any], Any], items: list[Any], stage: str) -> Iter
     left = iter(items)
     try:
         while True:
-            waiting.extend(task.remote(item) for item, _ in zip(left, range(ahead - len(waiting)), strict=False))
+            waiting.extend(task.remote(item) for item in islice(left, ahead - len(waiting)))
             if not waiting:
                 return
             yield ray.get(waiting.popleft())

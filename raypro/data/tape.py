@@ -21,11 +21,10 @@ from raypro.data.records import RECORDS
 
 _BATCH = 1 << 14
 _READ_CHARACTERS = 1 << 20
-_ADMITTED = {
-    (module, name)
-    for package in ("numpy.core.multiarray", "numpy._core.multiarray", "numpy")
-    for module, name in ((package, "_reconstruct"), (package, "scalar"), ("numpy", "ndarray"), ("numpy", "dtype"))
-    if not (package == "numpy" and name in ("_reconstruct", "scalar"))
+_ADMITTED = {("numpy", "ndarray"), ("numpy", "dtype")} | {
+    (f"numpy.{core}.{module}", name)  # numpy 1 and 2 call the package differently
+    for core in ("core", "_core")
+    for module, name in (("multiarray", "_reconstruct"), ("multiarray", "scalar"), ("numeric", "_frombuffer"))
 }
 
 
@@ -108,7 +107,7 @@ def _json_values(path: Path, file: Any) -> Iterator[Any]:
     """The values of a JSON list, or values one after the other, read piece by piece."""
     decoder, text, number = json.JSONDecoder(), "", 0
     while more := file.read(_READ_CHARACTERS):
-        text = (text + more).lstrip(" \t\r\n[,")
+        text = (text + more).lstrip(" \t\r\n[,]")
         at = 0
         while at < len(text) and text[at] == "{":
             try:

@@ -1,0 +1,274 @@
+"""Building corpora: what ends up where, the same whatever the pieces and buckets, rejects, and what interrupted builds leave."""
+
+import dataclasses
+import json
+import multiprocessing
+import os
+import signal
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+
+from raypro.config import InputError
+from raypro.data import build as building
+from raypro.data.build import DUPLICATE, BuildOptions, build
+from raypro.data.corpus import MANIFEST, SPLITS, Corpus, sha256_of
+from raypro.data.show import largest_families, show
+
+
+def pfam(path: Path, families: int = 6, each: int = 60, seed: int = 0, extra: str = "") -> Path:
+    """Write Pfam-A-like FASTA: families PF00000.., random domains, every tenth of them in the next family too."""
+    rng = np.random.default_rng(seed)
+    lines = []
+    for family in range(families):
+        for member in range(each):
+            sequence = "".join(rng.choice(list("ACDEFGHIKLMNPQRSTVWY"), rng.integers(5, 60)))
+            names = [family, (family + 1) % families] if member % 10 == 0 else [family]
+            lines += [f">D{family}_{member}/1-9 D.1 PF{name:05d}.3;Name;\n{sequence}" for name in names]
+    path.write_text("\n".join(lines) + "\n" + extra)
+    return path
+
+
+def clans(path: Path) -> Path:
+    """Write a clans file: PF00000 and PF00001 in a clan that TAPE holds out, PF00002 in another one."""
+    path.write_text("PF00000\tCL0635\tA\tA\tA\nPF00001\tCL0635\tB\tB\tB\nPF00002\tCL0001\tC\tC\tC\nPF00003\t\t\tD\tD\n")
+    return path
+
+
+def rows(corpus: Corpus, split: str) -> list[dict[str, Any]]:
+    """Return the rows of a split in the corpus' order."""
+    return [row for file in corpus.files(split) for row in pq.read_table(corpus.path / file.name).to_pylist()]
+
+
+def small_pieces(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """Make pieces, buckets and shards as small as a test's inputs need to have many of them."""
+    for name in ("PIECE_BYTES", "BUCKET_BYTES"):
+        monkeypatch.setattr(building, name, size)
+    monkeypatch.setattr(building, "SHARD_BUCKETS", 3)
+
+
+def test_whole_clans_are_test_and_identical_sequences_never_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_pieces(monkeypatch, 4000)
+    path = pfam(tmp_path / "a.fasta")
+    report = build([path], tmp_path / "c", BuildOptions(row_group_rows=16), clans(tmp_path / "clans.tsv"))
+    report.corpus.check()
+    split_of = {split: {row["sequence"] for row in rows(report.corpus, split)} for split in SPLITS}
+    assert not split_of["test"] & (split_of["train"] | split_of["valid"]) and not split_of["train"] & split_of["valid"]
+    records = [(h.split()[2][:7], s) for h, s in (r.split("\n", 1) for r in path.read_text()[1:].rstrip().split("\n>"))]
+    held = {sequence for family, sequence in records if family in ("PF00000", "PF00001")}
+    assert {s for f, s in records if f == "PF00002"} & held, "the toy has no sequence both in a held-out clan and elsewhere"
+    assert split_of["test"] == held
+    assert set().union(*split_of.values()) == {sequence for _, sequence in records}
+    assert {row["clan"] for row in rows(report.corpus, "test")} == {"CL0635"}
+    assert {row["clan"] for row in rows(report.corpus, "train")} == {"CL0001", None}
+    assert sum(report.corpus.rows(s) for s in SPLITS) == len({s for _, s in records})
+    assert report.rejected == {DUPLICATE: len(records) - len({s for _, s in records})}
+    assert report.read == len(records)
+    assert 0 < len(split_of["valid"]) < 0.15 * len(split_of["train"])
+    assert "CL0635" in report.corpus.manifest.split_rule
+    assert any("do not occur: CL0624" in warning for warning in report.warnings)
+
+
+def test_the_corpus_is_the_same_whatever_the_pieces_and_buckets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = pfam(tmp_path / "a.fasta", each=200)
+    found = []
+    for number, size in enumerate((1 << 26, 3000, 20_000)):
+        small_pieces(monkeypatch, size)
+        corpus = build([path], tmp_path / str(number), BuildOptions(hold_out=("PF00003",), row_group_rows=10)).corpus
+        corpus.check()
+        found.append({split: rows(corpus, split) for split in SPLITS})
+        assert (len(corpus.files("train")) > 5) == (size == 3000)
+    assert found[0] == found[1] == found[2]
+    assert found[0]["test"] and {row["family"] for row in found[0]["test"]} == {"PF00003"}
+
+
+def test_the_order_is_a_global_shuffle_of_its_seed(tmp_path: Path) -> None:
+    path = pfam(tmp_path / "a.fasta", each=200)
+    built = [build([path], tmp_path / f"{i}", BuildOptions(seed=seed)).corpus for i, seed in enumerate((0, 0, 1))]
+    orders = [[row["family"] for row in rows(corpus, "train")] for corpus in built]
+    assert orders[0] == orders[1] != orders[2]
+    for order in orders[1:]:
+        changes = sum(a != b for a, b in zip(order, order[1:], strict=False)) / (len(order) - 1)
+        assert abs(changes - 5 / 6) < 0.06  # six families in a random order: neighbours differ 5 times in 6
+
+
+def test_families_are_held_out_where_there_are_no_clans(tmp_path: Path) -> None:
+    path = pfam(tmp_path / "a.fasta", families=40, each=10)
+    corpus = build([path], tmp_path / "share", BuildOptions(hold_out_share=0.3)).corpus
+    tested = {row["family"] for row in rows(corpus, "test")}
+    assert 4 <= len(tested) <= 20
+    assert not tested & {row["family"] for split in ("train", "valid") for row in rows(corpus, split)}
+    report = build([path], tmp_path / "none", BuildOptions(hold_out_share=0.0))
+    assert report.corpus.rows("test") == 0
+    assert any(warning.startswith("no test split") for warning in report.warnings)
+
+
+def test_kept_duplicates_stay_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_pieces(monkeypatch, 4000)
+    path = pfam(tmp_path / "a.fasta", each=100)
+    report = build([path], tmp_path / "c", BuildOptions(keep_duplicates=True, hold_out=("PF00001",), valid_share=0.3))
+    found = {split: Counter(row["sequence"] for row in rows(report.corpus, split)) for split in SPLITS}
+    assert sum(sum(n.values()) for n in found.values()) == report.read and not report.rejected
+    assert max(found["train"].values()) == 2 and max(found["valid"].values()) == 2
+    assert not found["train"].keys() & found["valid"].keys() | found["test"].keys() & (found["train"].keys() | found["valid"].keys())
+    order = [row["sequence"] for row in rows(report.corpus, "train")]
+    beside = sum(a == b for a, b in zip(order, order[1:], strict=False))
+    assert beside < 0.2 * sum(n == 2 for n in found["train"].values())
+
+
+def test_every_reject_is_listed_with_source_line_and_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_pieces(monkeypatch, 60)
+    (tmp_path / "a.fasta").write_text(">a\nACDE\n\n>b\nAC-E\n>c\nAC\nDE\n>d\nAJ\n>e\nAC\n>f\nacdef*\n" * 2 + ">g\nAC1\n")
+    (tmp_path / "b.csv").write_text("id,sequence\nx,WWWW\ny,W*W\nz\nw,ACDE\n")
+    report = build([tmp_path / "a.fasta", tmp_path / "b.csv"], tmp_path / "c", BuildOptions(min_length=3, max_length=4))
+    table = pa.csv.read_csv(report.corpus.path / "rejects.tsv", parse_options=pa.csv.ParseOptions(delimiter="\t")).to_pylist()
+    found = sorted((r["source"], r["line"], r["id"], r["cause"].split()[0]) for r in table)
+    plain = [("a.fasta", 4, "b", "gap"), ("a.fasta", 9, "d", "letter"), ("a.fasta", 11, "e", "shorter"), ("a.fasta", 13, "f", "longer")]
+    expected = plain + [(s, line + 14, i, c) for s, line, i, c in plain]
+    expected += [("a.fasta", n, i, "duplicate") for n, i in ((6, "c"), (15, "a"), (20, "c"))]
+    expected += [("a.fasta", 29, "g", "digit"), ("b.csv", 2, "y", "stop"), ("b.csv", 3, None, "wrong"), ("b.csv", 4, "w", "duplicate")]
+    assert [f[:2] + f[3:] for f in found] == [e[:2] + e[3:] for e in sorted(expected, key=lambda e: e[:2])]
+    assert json.loads(report.corpus.manifest.rejected) == dict(Counter(r["cause"] for r in table)) == dict(report.rejected)
+    assert report.read == 17 and sum(report.corpus.rows(s) for s in SPLITS) == 2
+
+
+def test_dna_is_suspected_aloud(tmp_path: Path, shared_data: Path) -> None:
+    report = build([shared_data / "awkward" / "dna_not_protein.fasta"], tmp_path / "dna")
+    assert any("dna_not_protein.fasta: DNA or RNA?" in warning for warning in report.warnings)
+    report = build([shared_data / "awkward" / "lower_case_and_gaps.fasta"], tmp_path / "protein")
+    assert report.warnings == ()
+
+
+def test_manifest_counts_are_those_of_the_rows(tmp_path: Path) -> None:
+    corpus = build([pfam(tmp_path / "a.fasta")], tmp_path / "c", BuildOptions(hold_out=("PF00002",))).corpus
+    counts = json.loads(corpus.manifest.residue_counts)
+    for split in SPLITS:
+        found = rows(corpus, split)
+        assert counts[split] == Counter("".join(row["sequence"] for row in found))
+        assert all(row["length"] == len(row["sequence"]) for row in found)
+        assert corpus.residues(split) == sum(row["length"] for row in found)
+
+
+def test_real_domains(tmp_path: Path, shared_data: Path) -> None:
+    report = build([shared_data / "pfam_domains.fasta.gz"], tmp_path / "c", BuildOptions(hold_out=("PF00014",)))
+    report.corpus.check()
+    assert report.read == 24169 and largest_families(report.corpus).keys() == {"PF00014", "PF00595"}
+    console = Console(record=True, width=200, file=open(os.devnull, "w"))  # noqa: SIM115
+    show(report.corpus, console)
+    text = console.export_text()
+    for expected in ("train", "Largest of 2 families", "PF00595", "pfam_domains.fasta.gz", report.corpus.manifest.checksum):
+        assert expected in text
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"valid_share": 1.0}, "valid_share: 1.0 is no share"),
+        ({"hold_out_share": -0.1}, "hold_out_share"),
+        ({"row_group_rows": 0}, "row_group_rows: 0"),
+        ({"min_length": 9, "max_length": 8}, "max_length: 8 is below the minimum of 9"),
+        ({"seed": -1}, "seed: -1"),
+    ],
+)
+def test_impossible_options(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        BuildOptions(**options)
+
+
+def folders(path: Path) -> dict[str, str]:
+    """Return every file below a folder with its checksum."""
+    return {str(p.relative_to(path)): sha256_of(p) for p in sorted(path.rglob("*")) if p.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "message"),
+    [
+        ("", {}, "a.fasta: empty"),
+        (None, {}, "no such file"),
+        (">a\nAC-\n", {}, r"no sequence is left \(1 gap"),
+        (">a\nACD\n", {"min_length": 4}, r"no sequence is left \(1 shorter"),
+        (">a\nACD\n", {"hold_out": ("PF00001",)}, "name neither families nor clans"),
+        (">a\nACD\n", {}, "there is a corpus already"),
+    ],
+)
+def test_a_failing_build_damages_nothing(tmp_path: Path, content: str | None, options: dict[str, Any], message: str) -> None:
+    build([pfam(tmp_path / "old.fasta")], tmp_path / "c")
+    if content is not None:
+        (tmp_path / "a.fasta").write_text(content)
+    before = folders(tmp_path)
+    with pytest.raises(InputError, match=message):
+        build([tmp_path / "a.fasta"], tmp_path / "c", BuildOptions(**options), overwrite="already" not in message)
+    assert folders(tmp_path) == before
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_overwrite_replaces_a_corpus_but_nothing_else(tmp_path: Path) -> None:
+    build([pfam(tmp_path / "a.fasta")], tmp_path / "c")
+    first = Corpus.open(tmp_path / "c").manifest.checksum
+    build([pfam(tmp_path / "b.fasta", seed=1)], tmp_path / "c", overwrite=True)
+    Corpus.open(tmp_path / "c").check()
+    assert Corpus.open(tmp_path / "c").manifest.checksum != first
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("precious")
+    with pytest.raises(InputError, match="no corpus"):
+        build([tmp_path / "a.fasta"], tmp_path / "mine", overwrite=True)
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "precious"
+
+
+def _build_and_die(path: Path, out: Path, after: str) -> None:
+    def run(function: Callable[[Any], Any], items: list[Any], stage: str) -> Iterator[Any]:
+        yield from map(function, items)
+        if stage == after:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    build([path], out, run=run)
+
+
+@pytest.mark.parametrize("after", ["reading", "shuffling and writing"])
+def test_a_killed_build_leaves_no_corpus_and_running_it_again_completes_it(tmp_path: Path, after: str) -> None:
+    path = pfam(tmp_path / "a.fasta")
+    child = multiprocessing.get_context("spawn").Process(target=_build_and_die, args=(path, tmp_path / "c", after))
+    child.start()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+    assert not (tmp_path / "c").exists() and (tmp_path / ".c.building").is_dir()
+    assert not list(tmp_path.rglob(MANIFEST))
+    again = build([path], tmp_path / "c").corpus
+    again.check()
+    assert not (tmp_path / ".c.building").exists()
+    assert again.manifest.checksum == build([path], tmp_path / "d").corpus.manifest.checksum
+
+
+def test_two_builds_of_one_corpus_at_once(tmp_path: Path) -> None:
+    path = pfam(tmp_path / "a.fasta")
+
+    def run(function: Callable[[Any], Any], items: list[Any], stage: str) -> Iterator[Any]:
+        with pytest.raises(InputError, match="another build is writing it"):
+            build([path], tmp_path / "c")
+        return map(function, items)
+
+    build([path], tmp_path / "c", run=run).corpus.check()
+
+
+def test_check_finds_row_groups_of_another_size(tmp_path: Path) -> None:
+    corpus = build([pfam(tmp_path / "a.fasta")], tmp_path / "c", BuildOptions(row_group_rows=50)).corpus
+    file = corpus.files("train")[0]
+    pq.write_table(pq.read_table(corpus.path / file.name), corpus.path / file.name, row_group_size=49)
+    with pytest.raises(InputError, match="checksum differs"):
+        corpus.check()
+    changed = dataclasses.replace(file, sha256=sha256_of(corpus.path / file.name))
+    manifest = dataclasses.replace(corpus.manifest, files=(changed, *corpus.manifest.files[1:]))
+    with pytest.raises(InputError, match=r"train-00000\.parquet: row groups of other than 50 rows"):
+        Corpus(corpus.path, manifest).check()
+
+
+def test_the_same_input_named_twice_is_read_once(tmp_path: Path) -> None:
+    path = pfam(tmp_path / "a.fasta")
+    assert build([path, tmp_path / "." / "a.fasta"], tmp_path / "c").read == build([path], tmp_path / "d").read

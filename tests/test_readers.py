@@ -1,0 +1,320 @@
+"""Readers: every kind of input against a plain loop, awkward files, causes of rejection, and what damaged files get."""
+
+import gzip
+import json
+import pickle
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from raypro.config import InputError
+from raypro.data import fasta
+from raypro.data.headers import parse_headers, read_clans, with_clans
+from raypro.data.readers import kind_of, pieces_of, read_piece
+from raypro.data.records import RECORDS, Limits, clean
+from raypro.data.tape import load_pickle
+
+
+def plain_fasta(text: str) -> list[tuple[int, str, str]]:
+    """Return line, header and sequence of each record by a plain loop (as Biopython's parser has it)."""
+    records: list[tuple[int, str, list[str]]] = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        line = line.rstrip("\r")
+        if line.startswith(">"):
+            records.append((number, line[1:], []))
+        elif records and not line.startswith((";", "#", "!")):
+            records[-1][2].append(line)
+    return [(line, header, "".join(lines)) for line, header, lines in records]
+
+
+def read(path: Path, piece_bytes: int = 1 << 20, column: str = "sequence") -> list[dict]:
+    """Return all records of a file, lines counted over its pieces."""
+    rows, before = [], 0
+    for piece in pieces_of(path, column, piece_bytes):
+        lines = 0
+        for records, _, count in read_piece(piece, column):
+            assert records.schema.equals(RECORDS)
+            rows += [{**row, "line": row["line"] + before, "sequence": row["sequence"].decode()} for row in records.to_pylist()]
+            lines += count
+        before += lines
+    return rows
+
+
+def fasta_text(rng: np.random.Generator, records: int, end: str) -> str:
+    """Return FASTA with odd line lengths, empty lines, comments, empty records and > inside headers."""
+    lines = ["; a comment at the top", "# another"]
+    for i in range(records):
+        lines.append(f">r{i} x>y" if i % 5 == 0 else f">r{i}\tdescription; of it")
+        for _ in range(rng.integers(0, 4)):
+            lines.append("".join(rng.choice(list("ACDEFGHIKLMNPQRSTVWY"), rng.integers(0, 61))))
+        if i % 7 == 3:
+            lines.append("!comment")
+    return end.join(lines) + (end if rng.integers(2) else "")
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("piece_bytes", [7, 100, 1 << 20])
+def test_fasta_is_that_of_a_plain_loop(tmp_path: Path, end: str, packed: bool, piece_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fasta.read_fasta, "__defaults__", (0, None, max(piece_bytes, 50)))
+    for seed in range(3):
+        text = fasta_text(np.random.default_rng(seed), 40, end)
+        path = tmp_path / f"{seed}.fasta{'.gz' if packed else ''}"
+        path.write_bytes(gzip.compress(text.encode()) if packed else text.encode())
+        found = [(row["line"], row["id"], row["sequence"]) for row in read(path, piece_bytes)]
+        assert found == [(line, header.split()[0], sequence) for line, header, sequence in plain_fasta(text)]
+
+
+def test_every_byte_range_gives_each_record_once(tmp_path: Path) -> None:
+    path = tmp_path / "a.fasta"
+    path.write_text(fasta_text(np.random.default_rng(1), 6, "\n"))
+    whole = read(path)
+    for size in range(1, path.stat().st_size + 1):
+        assert read(path, size) == whole
+
+
+def test_awkward_files(shared_data: Path) -> None:
+    awkward = shared_data / "awkward"
+    sequence = "GGHVNPAVTFGAFVGGNITLLRGIVYIIAQLLGSTVACLLLKFVTNDMAVGVFSLSAGVGVTNALVFEIVMTFGLVYTVYATAIDPKKGSLGTIAPIAIGFIVGANI"
+    for name in ("comment_lines", "crlf_lines"):
+        (row,) = read(awkward / f"{name}.fasta")
+        assert (row["id"], row["sequence"]) == ("gi|3298468|dbj|BAA31520.1|", sequence)
+    assert [row["id"] for row in read(awkward / "duplicate_ids.fasta")] == ["alpha", "beta", "gamma", "alpha", "delta"]
+    for name in ("lower_case_and_gaps", "dna_not_protein"):
+        text = (awkward / f"{name}.fasta").read_text()
+        assert [row["sequence"] for row in read(awkward / f"{name}.fasta")] == [s for _, _, s in plain_fasta(text)]
+
+
+def headers(*texts: str | bytes) -> list[tuple]:
+    ids, families, taxa = parse_headers(pa.array([t if isinstance(t, bytes) else t.encode() for t in texts], pa.binary()))
+    return list(zip(ids.to_pylist(), families.to_pylist(), taxa.to_pylist(), strict=True))
+
+
+def test_headers() -> None:
+    assert headers(
+        "A0A0V1MAN1_9BILA/990-1042 A0A0V1MAN1.1 PF00014.1;Kunitz_BPTI;",
+        "UniRef50_A0A5A9P0L4 peptide chain n=1 Tax=Triplophysa tibetana TaxID=1572043 RepID=A0A5A9P0L4_9TELE",
+        "sp|P00193|FER_PEPAS Ferredoxin OS=Peptostreptococcus asaccharolyticus PE=1 SV=1",
+        "alone",
+        "",
+        "X/1-2 X.1 PF12;Short;",
+        "X/1-2 X.1 PF0001A.1;Letter;",
+        "PF00014.1;no_id_before;",
+        "UniRef90_Q n=2 Tax=unknown RepID=Q",
+        "other TaxID=9606",
+        "UniRef100_P TaxID=562",
+        "é".encode("latin-1") + b"x PF00014.1;",
+    ) == [
+        ("A0A0V1MAN1_9BILA/990-1042", "PF00014", None),
+        ("UniRef50_A0A5A9P0L4", None, "1572043"),
+        ("sp|P00193|FER_PEPAS", None, None),
+        ("alone", None, None),
+        ("", None, None),
+        ("X/1-2", None, None),
+        ("X/1-2", None, None),
+        ("PF00014.1;no_id_before;", None, None),
+        ("UniRef90_Q", None, None),
+        ("other", None, None),
+        ("UniRef100_P", None, "562"),
+        ("�x", "PF00014", None),
+    ]
+    assert headers("a", "b") == [("a", None, None), ("b", None, None)]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_clans(tmp_path: Path, packed: bool) -> None:
+    path = tmp_path / f"Pfam-A.clans.tsv{'.gz' if packed else ''}"
+    text = "PF00001\tCL0192\tGPCR_A\t7tm_1\tReceptor\nPF00014\t\t\tKunitz_BPTI\tKunitz\nPF00595\tCL0466\tPDZ\tPDZ\tPDZ\n"
+    path.write_bytes(gzip.compress(text.encode()) if packed else text.encode())
+    rows = [
+        {"id": str(i), "sequence": b"A", "family": family, "clan": clan, "taxon": None, "line": i}
+        for i, (family, clan) in enumerate([("PF00595", None), ("PF00014", None), (None, None), ("PF00001", "mine")])
+    ]
+    found = with_clans(pa.Table.from_pylist(rows, RECORDS), read_clans(path))
+    assert found["clan"].to_pylist() == ["CL0466", None, None, "mine"]
+    assert found.schema.equals(RECORDS)
+
+
+def test_clans_of_another_form_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "clans.tsv"
+    path.write_text("family,clan\n")
+    with pytest.raises(InputError, match=r"clans\.tsv: line 1: .*PFxxxxx"):
+        read_clans(path)
+    with pytest.raises(InputError, match="no such file"):
+        read_clans(tmp_path / "none.tsv")
+
+
+def cleaned(*sequences: str, limits: Limits = Limits()) -> tuple[list[str], list[tuple[int, str]]]:  # noqa: B008 - frozen
+    rows = [{"id": str(i), "sequence": s.encode(), "family": None, "clan": None, "taxon": None, "line": i} for i, s in enumerate(sequences)]
+    accepted, rejects = clean(pa.Table.from_pylist(rows, RECORDS), limits)
+    assert accepted.num_rows + rejects.num_rows == len(sequences)
+    return [s.decode() for s in accepted["sequence"].to_pylist()], [(r["line"], r["cause"].split()[0]) for r in rejects.to_pylist()]
+
+
+def test_cleaning_and_causes() -> None:
+    assert cleaned("ACDY", "WWW") == (["ACDY", "WWW"], [])
+    assert cleaned("acDy*", "A C\tD ", "BZXUO", "*", "MK*") == (["ACDY", "ACD", "BZXUO", "MK"], [(3, "no")])
+    assert cleaned("AC-D", "A.C", "A*C", "A1", "AJ", "aj", "A>C", "AC**", "", "AÄ") == (
+        [],
+        list(enumerate(["gap", "gap", "stop", "digit", "letter", "letter", "another", "stop", "no", "another"])),
+    )
+    assert cleaned("AC", "ACD", "ACDE", "ACDEF", limits=Limits(3, 4)) == (["ACD", "ACDE"], [(0, "shorter"), (3, "longer")])
+    assert cleaned("A-1", "11-", limits=Limits(9)) == ([], [(0, "gap"), (1, "digit")])
+    assert cleaned() == ([], [])
+
+
+def test_cleaning_keeps_the_other_columns_beside_their_sequence() -> None:
+    rows = [
+        {"id": f"i{n}", "sequence": s, "family": f"f{n}", "clan": None, "taxon": str(n), "line": n}
+        for n, s in enumerate([b"a", b"-", b"c*"])
+    ]
+    accepted, _ = clean(pa.Table.from_pylist(rows, RECORDS).slice(1), Limits())
+    assert accepted.to_pylist() == [{**rows[2], "sequence": b"C"}]
+
+
+TABLE = {
+    "id": ["a", "b", "c"],
+    "seq": ["ACD", "", "WY"],
+    "family": ["F1", None, "F2"],
+    "superfamily": ["C1", "C2", None],
+    "taxon": ["9606", "", "562"],
+}
+EXPECTED = [
+    {"id": "a", "sequence": "ACD", "family": "F1", "clan": "C1", "taxon": "9606", "line": 1},
+    {"id": "b", "sequence": "", "family": None, "clan": "C2", "taxon": None, "line": 2},
+    {"id": "c", "sequence": "WY", "family": "F2", "clan": None, "taxon": "562", "line": 3},
+]
+
+
+@pytest.mark.parametrize("ending", [".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet"])
+def test_tables(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"t{ending}"
+    if ending == ".parquet":
+        pq.write_table(pa.table(TABLE), path, row_group_size=1)
+    else:
+        between = "," if "csv" in ending else "\t"
+        lines = [between.join(TABLE)] + [between.join(value or "" for value in row) for row in zip(*TABLE.values(), strict=True)]
+        text = ("\n".join(lines) + "\n").encode()
+        path.write_bytes(gzip.compress(text) if ending.endswith(".gz") else text)
+    assert read(path, column="seq") == EXPECTED
+    assert read(path, piece_bytes=1, column="seq") == EXPECTED
+    with pytest.raises(InputError, match=rf"{path.name}: no column 'sequense'.*--sequence-column"):
+        pieces_of(path, "sequense", 1 << 20)
+
+
+def test_rows_without_an_id_are_called_after_file_and_row(tmp_path: Path) -> None:
+    (tmp_path / "mine.csv").write_text("sequence,label\nACD,1\nWY,2\n")
+    assert [(row["id"], row["sequence"]) for row in read(tmp_path / "mine.csv")] == [("mine:1", "ACD"), ("mine:2", "WY")]
+
+
+def test_rows_with_a_wrong_number_of_columns_are_rejected_by_row(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("id,sequence\na,AC\nb\nc,AD,7\nd,AE\n\ne,AF\n")
+    (piece,) = pieces_of(tmp_path / "t.csv", "sequence", 1 << 20)
+    ((records, rejects, rows),) = read_piece(piece, "sequence")
+    assert [(r["id"], r["line"]) for r in records.to_pylist()][:2] == [("a", 1), ("d", 4)]
+    assert [(r["line"], r["cause"]) for r in rejects.to_pylist()] == [(2, "wrong number of columns"), (3, "wrong number of columns")]
+    assert rows == records.num_rows + 2
+
+
+TAPE = [
+    {"primary": "ACD", "id": "x", "family": 3, "clan": 7, "protein_length": 3},
+    {"primary": "WY", "id": "y", "family": 4, "clan": 8, "protein_length": 2},
+]
+
+
+@pytest.mark.parametrize("form", ["list", "indented", "lines", "gzip"])
+def test_tape_json(tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raypro.data.tape._READ_CHARACTERS", 5)
+    text = {"indented": json.dumps(TAPE, indent=2), "lines": "\n".join(map(json.dumps, TAPE))}.get(form, json.dumps(TAPE))
+    path = tmp_path / ("t.json.gz" if form == "gzip" else "t.json")
+    path.write_bytes(gzip.compress(text.encode()) if form == "gzip" else text.encode())
+    assert [(r["id"], r["sequence"], r["family"], r["clan"], r["line"]) for r in read(path)] == [
+        ("x", "ACD", "3", "7", 1),
+        ("y", "WY", "4", "8", 2),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[{"primary": "AC"}, {"sequence": "AC"}]', "record 2: no field 'primary'"),
+        ('[{"primary": "AC"}, {"primary"', "record 2 is not valid JSON"),
+        ("[1, 2]", "record 1: expected an object"),
+    ],
+)
+def test_damaged_tape_json(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "t.json").write_text(text)
+    with pytest.raises(InputError, match=message):
+        read(tmp_path / "t.json")
+
+
+class _Evil:
+    def __reduce__(self) -> tuple:
+        return (exec, ("raise SystemExit('code of the file was run')",))
+
+
+def test_pickles_give_plain_values_and_arrays_but_run_no_code() -> None:
+    record = {"primary": "ACD", "id": b"x", "family": np.int64(3), "array": np.arange(3.0)}
+    for protocol in (3, pickle.HIGHEST_PROTOCOL):
+        found = load_pickle(pickle.dumps(record, protocol))
+        np.testing.assert_array_equal(found.pop("array"), np.arange(3.0))
+        assert found == {"primary": "ACD", "id": b"x", "family": 3}
+    for bad in (_Evil(), np.array([_Evil()], dtype=object), Path("x"), print):
+        with pytest.raises(pickle.UnpicklingError, match="neither a plain value nor a numpy array"):
+            load_pickle(pickle.dumps(bad))
+    with pytest.raises(pickle.UnpicklingError):
+        load_pickle(b"\x80\x04nonsense")
+
+
+def test_tape_lmdb(tmp_path: Path) -> None:
+    lmdb = pytest.importorskip("lmdb", reason="lmdb is not installed (pip install 'raypro[lmdb]')")
+    path = tmp_path / "pfam_valid.lmdb"
+    with lmdb.open(str(path)) as environment, environment.begin(write=True) as transaction:
+        for number, record in enumerate(TAPE):
+            transaction.put(str(number).encode(), pickle.dumps(record))
+        transaction.put(b"num_examples", pickle.dumps(len(TAPE)))
+    assert [(r["id"], r["sequence"], r["family"], r["clan"]) for r in read(path)] == [("x", "ACD", "3", "7"), ("y", "WY", "4", "8")]
+    with lmdb.open(str(path)) as environment, environment.begin(write=True) as transaction:
+        transaction.put(b"1", pickle.dumps(_Evil()))
+    with pytest.raises(InputError, match=r"pfam_valid\.lmdb: record 2 is refused: .*exec"):
+        read(path)
+
+
+def test_lmdb_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lmdb", None)
+    (tmp_path / "x.lmdb").mkdir()
+    with pytest.raises(InputError, match=r"pip install 'raypro\[lmdb\]'"):
+        read(tmp_path / "x.lmdb")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("empty.fasta", b"", "empty.fasta: empty"),
+        ("blank.fasta", b"; only a comment\n\n", "no FASTA record"),
+        ("text.fasta", b"; c\nhello\n", "line 2: expected a FASTA header that begins with '>', found 'hello'"),
+        ("packed.fasta.gz", b"no gzip", "cannot be read"),
+        ("cut.fasta.gz", gzip.compress(b">a\n" + bytes(range(65, 91)) * 999)[:60], "cannot be read"),
+        ("a.parquet", b"no parquet", "not a readable Parquet file"),
+        ("a.csv", b"", "empty"),
+        ("a.bin", b"\0", "unknown kind of file"),
+    ],
+)
+def test_files_of_another_form_are_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=message) as caught:
+        read(tmp_path / name)
+    assert name in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_no_such_file_and_folders(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such file"):
+        kind_of(tmp_path / "none.fasta")
+    with pytest.raises(InputError, match="a folder; give the files in it"):
+        kind_of(tmp_path)
+    (tmp_path / "uniref").write_text(">a\nAC\n")
+    assert kind_of(tmp_path / "uniref") == "fasta"
