@@ -36,5 +36,18 @@ def silence_of(address: str, seconds: float = 3.0) -> str | None:
     except HTTPError as error:
         return None if error.code in (401, 403) else f"it answers {error.code}: not an MLflow server?"
     except (OSError, ValueError) as error:
-        return str(getattr(error, "reason", error))
+        return reason(error)
     return None
+
+
+def reason(error: BaseException) -> str:
+    """Return the first line of what an error came from: "Connection refused", where mlflow wraps that into three others."""
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__ or error
+    return first_line(error)
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its name where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__

@@ -14,13 +14,13 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from raypro.address import sqlite_file, tracking_address
+from raypro.address import first_line, reason, sqlite_file, tracking_address
 from raypro.config import InputError
 from raypro.delivery import Delivery, Point, Refused, Sent, sole_delivery
 from raypro.outbox import Outbox, last_status
@@ -132,7 +132,7 @@ class Sender:
             except Exception as error:  # whatever goes wrong with tracking, the run goes on; the records stay
                 self._failures += 1
                 if self._failures == 1:
-                    why = _first_line(error)
+                    why = reason(error)
                     self._say(f"tracking: {self.address} does not answer ({why}); the run goes on, its records are kept and sent later")
                 continue
             if self._failures:
@@ -160,7 +160,7 @@ def send_pending(run_folder: Path) -> int:
         try:
             delivery.deliver()
         except Exception as error:
-            raise InputError(f"{sent.address}: does not answer ({_first_line(error)}); the records stay, try again later") from error
+            raise InputError(f"{sent.address}: does not answer ({reason(error)}); the records stay, try again later") from error
     return delivery.delivered
 
 
@@ -194,13 +194,14 @@ class _MlflowRun:
 
     def log(self, points: list[Point], params: dict[str, str], tags: dict[str, str]) -> None:
         entities = self._mlflow.entities
-        metrics = [entities.Metric(p.name, p.value, p.time_ms, p.step) for p in points]
-        for chunk in _chunks(metrics, METRICS_AT_ONCE):
-            self._call(self._client.log_batch, self._sent.run_id, metrics=chunk)
-        for chunk in _chunks([entities.Param(k, _cut(v, LONGEST_PARAM)) for k, v in params.items()], PARAMS_OR_TAGS_AT_ONCE):
-            self._call(self._client.log_batch, self._sent.run_id, params=chunk)
-        for chunk in _chunks([entities.RunTag(k, _cut(v, LONGEST_TAG)) for k, v in tags.items()], PARAMS_OR_TAGS_AT_ONCE):
-            self._call(self._client.log_batch, self._sent.run_id, tags=chunk)
+        batches = (
+            ("metrics", [entities.Metric(p.name, p.value, p.time_ms, p.step) for p in points], METRICS_AT_ONCE),
+            ("params", [entities.Param(name, _cut(value, LONGEST_PARAM)) for name, value in params.items()], PARAMS_OR_TAGS_AT_ONCE),
+            ("tags", [entities.RunTag(name, _cut(value, LONGEST_TAG)) for name, value in tags.items()], PARAMS_OR_TAGS_AT_ONCE),
+        )
+        for kind, items, size in batches:
+            for start in range(0, len(items), size):
+                self._call(self._client.log_batch, self._sent.run_id, **{kind: items[start : start + size]})
 
     def take(self, record: dict[str, Any]) -> None:
         kinds = {
@@ -220,7 +221,7 @@ class _MlflowRun:
             return method(*args, **kwargs)
         except self._mlflow.MlflowException as error:
             if error.error_code in FINAL_REFUSALS:
-                raise Refused(_first_line(error)) from error
+                raise Refused(first_line(error)) from error
             raise
 
     def _experiment(self, name: str, database: Path | None) -> str:
@@ -275,6 +276,7 @@ def _quiet_mlflow() -> Any:
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # we try again ourselves
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_LOGGING_LEVEL": "ERROR",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     }.items():
         os.environ.setdefault(name, value)
     import mlflow
@@ -298,12 +300,3 @@ def _identity() -> dict[str, str]:
 
 def _cut(text: str, longest: int) -> str:
     return text if len(text) <= longest else text[: longest - len(CUT)] + CUT
-
-
-def _chunks(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
-    return [items[start : start + size] for start in range(0, len(items), size)]
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__

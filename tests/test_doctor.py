@@ -1,6 +1,7 @@
 """The doctor finds what is wrong, says what to do, and asks nothing for ever."""
 
 import socket
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ def nobody_there() -> str:
         ([LAPTOP], 2, 1, 0, True),
         ([LAPTOP], 3, 1, 0, False),
         ([LAPTOP], 4, 0.5, 0, True),
-        ([LAPTOP], 20, 0.1, 0, True),  # 2 / 0.1 is a little less than 20 in floating point
+        ([Node("c", "shared", 0.7, 0)], 7, 0.1, 0, True),  # 0.7 / 0.1 is a little less than 7 in floating point
         ([LAPTOP], 1, 1, 1, False),
         ([LAPTOP, SERVER], 2, 4, 1, True),
         ([LAPTOP, SERVER], 3, 1, 1, False),
@@ -77,12 +78,27 @@ def test_the_note_of_a_dead_cluster_is_found(monkeypatch, tmp_path, nobody_there
         assert checks.leftover_cluster().outcome == "pass"
 
 
-def test_a_missing_or_wrong_package_is_named(monkeypatch):
+def not_installed(name: str) -> list[str]:
+    raise metadata.PackageNotFoundError(name)
+
+
+@pytest.mark.parametrize(
+    ("requires", "change", "wrong"),
+    [
+        (lambda name: ["torch>=2.11,<2.14"], {}, None),
+        (lambda name: ["torch>=2.11,<2.14"], {"torch": "2.10.0"}, "torch"),
+        (lambda name: ["torch>=2.11,<2.14"], {"scipy": "absent"}, "scipy"),
+        (not_installed, {"torch": "absent"}, "torch"),
+        (not_installed, {}, None),
+    ],
+)
+def test_a_missing_or_wrong_package_is_named(monkeypatch, requires, change, wrong):
     found = checks.versions()
-    assert next(iter(checks.packages())).outcome == "pass"
-    monkeypatch.setattr(checks, "versions", lambda: found | {"safetensors": "absent"})
+    monkeypatch.setattr(checks.metadata, "requires", requires)
+    monkeypatch.setattr(checks, "versions", lambda: found | change)
     [packages] = checks.packages()
-    assert packages.outcome == "fail" and "safetensors" in packages.advice and "torch" not in packages.advice
+    assert packages.outcome == ("pass" if wrong is None else "fail")
+    assert wrong is None or f"({wrong})" in packages.advice
 
 
 def test_home(raypro_home, monkeypatch, tmp_path):
