@@ -89,7 +89,7 @@ def read_fasta(path: Path, start: int = 0, end: int | None = None, block_bytes: 
         raise InputError(f"{path}: cannot be read ({error}); is the download complete?") from None
 
 
-def parse_block(block: bytes, lines_before: int = 0) -> tuple[pa.Table, int]:
+def parse_block(block: bytes | memoryview, lines_before: int = 0) -> tuple[pa.Table, int]:
     """Parse whole records.
 
     Args:
@@ -105,8 +105,7 @@ def parse_block(block: bytes, lines_before: int = 0) -> tuple[pa.Table, int]:
         ends = np.append(ends, len(text))
     starts = np.concatenate(([0], ends[:-1] + 1))[: len(ends)]
     first = text[starts]  # of an empty line: its line end
-    if b"\r" in block:
-        ends = ends - ((ends > starts) & (text[ends - 1] == ord("\r")))
+    ends = ends - ((ends > starts) & (text[ends - 1] == ord("\r")))
     header = first == ord(">")
     headers = np.flatnonzero(header)
     if not len(headers):
@@ -123,19 +122,27 @@ def parse_block(block: bytes, lines_before: int = 0) -> tuple[pa.Table, int]:
     return pa.table([ids, sequences, families, clans, taxa, lines], schema=RECORDS), len(ends)
 
 
-def _blocks(file: BinaryIO | gzip.GzipFile, size: int | None, block_bytes: int) -> Iterator[bytes]:
-    """Cut ``size`` bytes (None: all) of ``file`` into blocks of whole records."""
-    left, rest = size, b""
-    while read := file.read(block_bytes if left is None else min(block_bytes, left)):
-        left = None if left is None else left - len(read)
-        rest += read
-        if left == 0:
+def _blocks(file: BinaryIO | gzip.GzipFile, size: int | None, block_bytes: int) -> Iterator[memoryview]:
+    """Cut ``size`` bytes (None: all) of ``file`` into blocks of whole records; each is gone when the next one is asked for.
+
+    One buffer serves all of them: fresh memory for every block takes as long as parsing it.
+    """
+    buffer, filled, left = bytearray(block_bytes), 0, size
+    while True:
+        if filled == len(buffer):
+            if filled > RECORD_BYTES:
+                raise InputError(f"{file.name}: a record longer than {RECORD_BYTES >> 20} MiB; is this a FASTA file of proteins?")
+            buffer = buffer + bytearray(filled)
+        room = len(buffer) - filled if left is None else min(len(buffer) - filled, left)
+        read = file.readinto(memoryview(buffer)[filled : filled + room])
+        filled += read
+        left = None if left is None else left - read
+        if not read or left == 0:
             break
-        cut = rest.rfind(b"\n>") + 1
+        cut = buffer.rfind(b"\n>", 0, filled) + 1
         if cut:
-            yield rest[:cut]
-            rest = rest[cut:]
-        elif len(rest) > RECORD_BYTES:
-            raise InputError(f"{file.name}: a record longer than {RECORD_BYTES >> 20} MiB; is this a FASTA file of proteins?")
-    if rest:
-        yield rest
+            yield memoryview(buffer)[:cut]
+            buffer[: filled - cut] = buffer[cut:filled]
+            filled -= cut
+    if filled:
+        yield memoryview(buffer)[:filled]
