@@ -199,7 +199,7 @@ def build_synthetic(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             row_group_rows=row_group_rows,
             files=tuple(files),
-            split_rule=f"test: {held_out} whole families; valid: {VALID_SHARE:.0%} of the rest by a hash of the sequence, seed {seed}",
+            split_rule=f"whole families held out as test: {held_out}; valid: {VALID_SHARE:.0%} of the rest by a seeded hash ({seed})",
             sources=(f"synthetic: Potts models of {families + held_out} families of {length} residues, {sequences} sequences each",),
             options=json.dumps(recipe),
             rejected="{}",
