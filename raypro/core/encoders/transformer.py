@@ -68,10 +68,10 @@ class Transformer(nn.Module):
         x = self.embedding(tokens) * math.sqrt(self.width)
         rotations = None
         if self.shape.positions == "sinusoidal":
-            x = x + _sinusoids(tokens.shape[1], self.width, x.device)
+            x = x + _sinusoids(tokens.shape[1], self.width, x.device).to(x.dtype)
         else:
             angles = _angles(tokens.shape[1], self.width // self.shape.heads, x.device)
-            rotations = (angles.cos(), angles.sin())
+            rotations = (angles.cos().to(x.dtype), angles.sin().to(x.dtype))
         x = self.dropout(self.norm(x) if self.shape.norm == "post" else x)
         visible = (tokens != PAD)[:, None, None, :]
         for block in self.blocks:
@@ -128,8 +128,8 @@ def _initialise(module: nn.Module) -> None:
 
 
 def _angles(length: int, width: int, device: torch.device) -> Tensor:
-    """Return [T, width / 2] angles: position times a geometric series of frequencies (Vaswani et al. 2017, section 3.5)."""
-    frequencies = torch.exp(torch.arange(0, width, 2, device=device) * (-math.log(10000.0) / width))
+    """Return [T, width / 2] float64 angles: position times a geometric series of frequencies (Vaswani et al. 2017, section 3.5)."""
+    frequencies = torch.exp(torch.arange(0, width, 2, device=device, dtype=torch.float64) * (-math.log(10000.0) / width))
     return torch.arange(length, device=device)[:, None] * frequencies
 
 

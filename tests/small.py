@@ -1,0 +1,70 @@
+"""Small data and models that tests share."""
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from raypro.core.alphabet import CLS, PAD, SEP, STANDARD, encode
+from raypro.core.batch import Batch
+from raypro.core.encoders.transformer import TransformerShape
+from raypro.core.objectives.pmlm import PMLM
+from raypro.core.optimizer import Adam
+from raypro.data.corpus import FORMAT_VERSION, SCHEMA, Corpus, Manifest, write_manifest
+from raypro.data.writer import Statistics, write_split
+from raypro.experiment import Batches, Budget, Experiment, Tracking, Validation, Workers
+
+TINY = TransformerShape(layers=1, width=16, heads=2, hidden=32, dropout=0.0)
+
+
+def random_sequences(count: int, shortest: int, longest: int, seed: int = 0) -> list[str]:
+    """Return random proteins."""
+    rng = np.random.default_rng(seed)
+    letters = np.array(list(STANDARD))
+    return ["".join(rng.choice(letters, rng.integers(shortest, longest + 1))) for _ in range(count)]
+
+
+def write_corpus(folder: Path, splits: dict[str, Sequence[str]], row_group_rows: int = 16) -> Corpus:
+    """Write a corpus of given sequences."""
+    folder.mkdir(parents=True)
+    statistics, files = Statistics(), []
+    for split, sequences in splits.items():
+        lengths = [len(s) for s in sequences]
+        columns = {"id": [f"{split}{i}" for i in range(len(sequences))], "sequence": list(sequences), "length": lengths}
+        nothing = [None] * len(sequences)
+        table = pa.table({**columns, "family": nothing, "clan": nothing, "taxon": nothing}, schema=SCHEMA)
+        files += write_split(folder, split, [table], row_group_rows, statistics=statistics)
+    counts, histogram = statistics.residue_counts(), statistics.length_histogram()
+    write_manifest(
+        folder, Manifest(FORMAT_VERSION, "2026-01-01", row_group_rows, tuple(files), "given", ("test",), "{}", "{}", counts, histogram)
+    )
+    return Corpus.open(folder)
+
+
+def batch_of(*sequences: str) -> Batch:
+    """Return a batch whose keys depend on the sequences alone."""
+    tokens = [torch.from_numpy(np.concatenate([[CLS], encode(s), [SEP]]).astype(np.int64)) for s in sequences]
+    padded = torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True, padding_value=PAD)
+    keys = torch.tensor([zlib.crc32(s.encode()) for s in sequences])
+    return Batch(padded, keys, torch.arange(len(sequences)))
+
+
+def tiny_experiment(corpus: Path, name: str = "tiny", **changes: object) -> Experiment:
+    """Return an experiment that takes a second."""
+    experiment = Experiment(
+        name=name,
+        corpus=str(corpus),
+        objective=PMLM(),
+        encoder=TINY,
+        optimizer=Adam(learning_rate=1e-3, warmup_steps=2),
+        batches=Batches(token_budget=256, max_length=40, window_row_groups=2),
+        budget=Budget(steps=8),
+        validation=Validation(every=4, sequences=32),
+        workers=Workers(count=1),
+        tracking=Tracking(every=2),
+    )
+    return replace(experiment, **changes)  # type: ignore[arg-type]

@@ -1,0 +1,87 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from raypro.arguments import in_one_line, parse
+from raypro.config import InputError
+from raypro.core.objectives.mlm import MLM
+from raypro.experiment import Batches, Budget, Experiment
+from tests.small import tiny_experiment
+
+EXPERIMENT = tiny_experiment(Path("/corpus"))
+
+
+def changed(*path: str, value: object) -> dict:
+    plain = json.loads(json.dumps(EXPERIMENT.to_plain()))
+    inner = plain
+    for name in path[:-1]:
+        inner = inner[name]
+    inner[path[-1]] = value
+    return plain
+
+
+@pytest.mark.parametrize("experiment", [EXPERIMENT, replace(EXPERIMENT, objective=MLM(), precision="bf16", budget=Budget(minutes=1.5))])
+def test_an_experiment_survives_json(experiment: Experiment) -> None:
+    assert Experiment.from_plain(json.loads(json.dumps(experiment.to_plain()))) == experiment
+
+
+@pytest.mark.parametrize(
+    ("plain", "message"),
+    [
+        (changed("optimizer", "lerning_rate", value=1.0), "optimizer.lerning_rate: no such field of Adam; did you mean learning_rate?"),
+        (changed("encoder", "layers", value="two"), "encoder.layers: expected int, got 'two'"),
+        (changed("encoder", "layers", value=True), "encoder.layers: expected int, got True"),
+        (changed("encoder", "norm", value="mid"), "encoder.norm: 'mid' is none of 'pre', 'post'"),
+        (changed("objective", "kind", value="PMLMM"), "objective: unknown kind 'PMLMM'; did you mean PMLM?"),
+        (changed("objective", "mask_rate", value=1.5), "objective.mask_rate: 1.5 is not in"),
+        ({"kind": "Experiment"}, "name: missing field of Experiment"),
+        ([], "expected the fields of Experiment"),
+    ],
+)
+def test_a_wrong_experiment_names_its_field(plain: object, message: str) -> None:
+    with pytest.raises(InputError) as error:
+        Experiment.from_plain(plain)
+    assert message in str(error.value)
+
+
+def test_any_field_can_be_changed_on_the_command_line() -> None:
+    found = parse(
+        Experiment,
+        ["--optimizer.learning-rate", "1e-4", "--objective.pair-weight", "2", "--budget.steps", "None", "--budget.minutes", "3"],
+        default=EXPERIMENT,
+    )
+    assert found.optimizer.learning_rate == 1e-4 and found.objective.pair_weight == 2
+    assert found.budget == Budget(minutes=3.0)
+    assert replace(found, optimizer=EXPERIMENT.optimizer, objective=EXPERIMENT.objective, budget=EXPERIMENT.budget) == EXPERIMENT
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--optimizer.lerning-rate", "1"], "did you mean --optimizer.learning-rate?"),
+        (["--optimizer.learning-rate", "fast"], "could not convert string to float: 'fast'"),
+        (["--encoder.norm", "mid"], "Expected one of ('pre', 'post')"),
+        (["--objective.mask-rate", "2"], "objective.mask_rate: 2.0 is not in (0, 1]"),
+        (["--batches.accumulation", "0"], "batches.accumulation: 0 must be 1 or more"),
+        (["--budget.steps", "None"], "budget: give steps, epochs or minutes"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line(args: list[str], message: str) -> None:
+    with pytest.raises(InputError) as error:
+        parse(Experiment, args, default=EXPERIMENT)
+    assert message in str(error.value) and "\n" not in str(error.value) and "│" not in str(error.value)
+
+
+def test_a_frame_becomes_one_line() -> None:
+    frame = "╭─ Oops ──────╮\n│ Unrecognized options: --a,  │\n│ 3 │\n│ ────────── │\n│ Perhaps you meant: │\n│     --ab INT │\n╰───╯\n"
+    assert in_one_line(frame) == "Unrecognized options: --a, 3; did you mean --ab?"
+
+
+def test_names_that_are_no_folder_are_refused() -> None:
+    for name in ("", "../elsewhere", ".hidden", "a b"):
+        with pytest.raises(InputError, match="name:"):
+            replace(EXPERIMENT, name=name)
+    with pytest.raises(InputError, match="accumulation"):
+        Batches(accumulation=0)

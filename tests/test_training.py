@@ -1,0 +1,194 @@
+"""Training on Ray: the whole way, with failures injected from outside."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import mlflow
+import psutil
+import pytest
+import torch
+
+from raypro.audit import audit, read_uses
+from raypro.cluster.train import RUN_FILE, Outcome, pretrain, saved_experiment
+from raypro.config import InputError
+from raypro.core import checkpoint
+from raypro.experiment import Budget, Experiment, Tracking, Validation, Workers
+from raypro.home import run_folder
+from raypro.outbox import read_records
+from raypro.training import data_plan
+from tests.small import random_sequences, tiny_experiment, write_corpus
+
+pytestmark = pytest.mark.cluster
+
+STEPS = 150
+"""Some two and a half epochs."""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("home")
+    before, os.environ["RAYPRO_HOME"] = os.environ["RAYPRO_HOME"], str(folder)
+    yield folder
+    os.environ["RAYPRO_HOME"] = before
+
+
+@pytest.fixture(scope="module")
+def experiment(home: Path) -> Experiment:
+    write_corpus(home / "corpus", {"train": random_sequences(500, 10, 60), "valid": random_sequences(40, 10, 60, seed=1)})
+    return tiny_experiment(
+        home / "corpus",
+        "whole",
+        budget=Budget(steps=STEPS),
+        validation=Validation(every=20),
+        workers=Workers(count=2, cpus=0.5),
+        tracking=Tracking(every=5),
+    )
+
+
+@pytest.fixture(scope="module")
+def undisturbed(experiment: Experiment, ray_cluster: None) -> Outcome:
+    return pretrain(experiment)
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return checkpoint.load(run / f"step_{STEPS:08d}").weights
+
+
+def assert_equal_weights(one: Path, other: Path) -> None:
+    for name, weight in weights(one).items():
+        assert torch.equal(weight, weights(other)[name]), name
+
+
+def assert_each_sequence_once(experiment: Experiment, run: Path, epochs: int) -> None:
+    found = audit(data_plan(experiment), read_uses(run))
+    assert len(found) == epochs
+    assert not [wrong for epoch in found for wrong in epoch.wrong]
+    assert all(epoch.whole == epoch.windows and epoch.rows == 500 for epoch in found[:-1])
+
+
+def logged_step(run: Path) -> int:
+    path = run / "tracking" / "outbox-worker.jsonl"
+    records = [record for record, _ in read_records(path, 0)] if path.exists() else []
+    return max((record["step"] for record in records if record and record["kind"] == "metrics"), default=0)
+
+
+def wait_for_step(run: Path, step: int, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while logged_step(run) < step:
+        assert time.monotonic() < end, f"no step {step} within {seconds} s"
+        time.sleep(0.02)
+
+
+def test_a_run_leaves_checkpoints_a_record_and_an_mlflow_run(undisturbed: Outcome, experiment: Experiment, home: Path) -> None:
+    run = undisturbed.run
+    assert run == home / "runs" / "whole"
+    kept = sorted(path.name for path in run.glob("step_*"))
+    assert f"step_{STEPS:08d}" in kept and undisturbed.best.name in kept and len(kept) <= 3
+    assert saved_experiment("whole")[0] == experiment
+    assert_each_sequence_once(experiment, run, epochs=len({use.epoch for use in read_uses(run)}))
+
+    client = mlflow.MlflowClient(f"sqlite:///{home}/mlflow.db")
+    (found,) = client.search_runs([client.get_experiment_by_name("pretraining").experiment_id])
+    assert found.info.status == "FINISHED" and found.info.run_name == "whole"
+    assert found.data.params["objective.kind"] == "PMLM"
+    history = client.get_metric_history(found.info.run_id, "train/loss")
+    assert [point.step for point in history] == list(range(5, STEPS + 1, 5))
+    assert {"valid/loss", "table2/perplexity", "speed/tokens_per_second"} <= set(found.data.metrics)
+    artifacts = {a.path for folder in ("pictures", "") for a in client.list_artifacts(found.info.run_id, folder)}
+    assert {"pictures/curve_loss_mlm.png", "pictures/figure3_divergence.png", "experiment.json"} <= artifacts
+
+
+def test_a_killed_worker_changes_nothing(undisturbed: Outcome, experiment: Experiment) -> None:
+    killed = replace(experiment, name="killed-worker")
+    run, victims = run_folder(killed.name), []
+
+    def kill_a_worker() -> None:
+        wait_for_step(run, 55)
+        workers = [p for p in psutil.process_iter(["cmdline"]) if any("RayTrainWorker" in part for part in p.info["cmdline"] or [])]
+        victims.extend(workers)
+        workers[-1].send_signal(signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_a_worker)
+    killer.start()
+    outcome = pretrain(killed)
+    killer.join()
+    assert len(victims) == 2
+    assert_equal_weights(outcome.run, undisturbed.run)
+    assert_each_sequence_once(killed, run, epochs=len({use.epoch for use in read_uses(undisturbed.run)}))
+
+
+@pytest.fixture(scope="module")
+def orphan(experiment: Experiment, home: Path) -> Path:
+    """Return the folder of a run whose driver was killed in mid-epoch."""
+    orphaned = replace(experiment, name="killed-driver")
+    program = f"from raypro.cluster.train import *; pretrain(Experiment.from_plain({orphaned.to_plain()!r}))"
+    driver = subprocess.Popen([sys.executable, "-c", program], start_new_session=True)
+    wait_for_step(run_folder(orphaned.name), 55)
+    children = psutil.Process(driver.pid).children(recursive=True)
+    driver.kill()
+    driver.wait()
+    for child in psutil.wait_procs(children, timeout=20)[1]:  # Ray ends with its driver; what does not is ours to end
+        child.kill()
+    return run_folder(orphaned.name)
+
+
+def test_a_run_whose_driver_died_is_resumed_to_the_same_weights(
+    undisturbed: Outcome, experiment: Experiment, orphan: Path, home: Path, ray_cluster: None
+) -> None:
+    fewer = shutil.copytree(orphan, orphan.with_name("resized"))
+    (fewer / RUN_FILE).write_text((fewer / RUN_FILE).read_text().replace("killed-driver", "resized"))
+    shutil.rmtree(fewer / "tracking")
+    with pytest.raises(InputError, match="run killed-driver exists.*--resume killed-driver"):
+        pretrain(replace(experiment, name="killed-driver"))
+    assert (latest := max(orphan.glob("step_*"))).name < f"step_{STEPS:08d}"
+
+    outcome = pretrain(saved_experiment("killed-driver")[0], resume=True)
+    assert_equal_weights(outcome.run, undisturbed.run)
+    assert_each_sequence_once(experiment, outcome.run, epochs=len({use.epoch for use in read_uses(undisturbed.run)}))
+    client = mlflow.MlflowClient(f"sqlite:///{home}/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("pretraining").experiment_id], "attributes.run_name = 'killed-driver'")
+    assert [run.info.status for run in runs] == ["FINISHED"]
+
+    one_worker = replace(saved_experiment("resized")[0], workers=Workers(count=1, cpus=0.5))
+    resized = pretrain(one_worker, resume=True)
+    uses = read_uses(resized.run)
+    assert {use.step for use in uses} >= set(range(1, STEPS + 1)) and int(latest.name[5:]) < STEPS
+    assert_each_sequence_once(one_worker, resized.run, epochs=len({use.epoch for use in uses}))
+
+
+def test_what_would_make_another_run_is_refused_at_resuming(undisturbed: Outcome, experiment: Experiment, home: Path) -> None:
+    with pytest.raises(InputError, match="seed: differs from run whole's"):
+        pretrain(replace(experiment, seed=9), resume=True)
+    other = write_corpus(home / "other", {"train": random_sequences(50, 10, 20), "valid": random_sequences(5, 10, 20)})
+    with pytest.raises(InputError, match="not the corpus that run whole began with"):
+        pretrain(replace(experiment, corpus=str(other.path)), resume=True)
+
+
+def test_more_workers_than_there_is_room_for_are_refused_at_once(experiment: Experiment, ray_cluster: None) -> None:
+    for workers, message in (
+        (Workers(count=40, cpus=1), "40 workers"),
+        (Workers(gpus=1), "0 GPUs"),
+        (Workers(count=2, cpus=1), "to read the corpus"),
+    ):
+        with pytest.raises(InputError, match=message):
+            pretrain(replace(experiment, name="too-large", workers=workers))
+    assert not run_folder("too-large").exists()
+
+
+def test_a_silent_tracking_server_stops_nothing_and_gets_everything_later(
+    experiment: Experiment, home: Path, ray_cluster: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    silent = replace(experiment, name="silent", budget=Budget(steps=4), workers=Workers(), tracking=Tracking(uri="http://127.0.0.1:9"))
+    pretrain(silent)
+    said = capsys.readouterr().err
+    assert "http://127.0.0.1:9 does not answer" in said and "raypro runs sync silent" in said
+    assert json.loads((run_folder("silent") / "tracking" / "sent.json").read_text())["run_id"] is None
