@@ -75,7 +75,14 @@ def _connected(found: list[Check]) -> Iterator[bool]:
     try:
         context = ray.init(address=address, logging_level="ERROR")
     except Exception as error:  # whatever is wrong with the cluster is what was asked for
-        found.append(Check("cluster", "fail", f"{address}: {str(error).splitlines()[0]}", "see the head's logs in Ray's session folder"))
+        found.append(
+            Check(
+                "cluster",
+                "fail",
+                f"{address}: {str(error).splitlines()[0]}",
+                "does it want a token? export RAY_AUTH_MODE=token; else see the head's logs",
+            )
+        )
         yield False
         return
     try:
