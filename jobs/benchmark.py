@@ -5,6 +5,7 @@ The ratio is what to look at: how many times better ours is, on this machine, no
 """
 
 import multiprocessing
+import os
 import re
 import statistics
 import sys
@@ -176,6 +177,7 @@ def main(names: list[str]) -> int:
         print(f"{unknown[0]}: no such benchmark; known: {', '.join(BENCHMARKS)}", file=sys.stderr)
         return 2
     table = Table("benchmark", "unit", "reference", "ours", "ratio", "goal", "met", title="Medians of alternating runs")
+    table.caption = f"load before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores; where others compute too, compare nothing"
     for name in names or BENCHMARKS:
         benchmark = BENCHMARKS[name]()
         reference, ours = benchmark.run()
