@@ -69,6 +69,15 @@ def test_fasta_is_that_of_a_plain_loop(tmp_path: Path, end: str, packed: bool, p
         assert found == [(line, header.split()[0], sequence) for line, header, sequence in plain_fasta(text)]
 
 
+def test_record_start_is_the_first_header_at_or_after_a_byte(tmp_path: Path) -> None:
+    path = tmp_path / "a.fasta"
+    path.write_text("; c >\n>a >b\nAC\n>c\nAC\n")
+    starts = [6, 15]
+    assert [fasta.record_start(path, at) for at in range(24)] == [min((s for s in starts if s >= at), default=21) for at in range(24)]
+    path.write_text(">a\n" + "A" * 200_000 + "\n>b\nC")
+    assert [fasta.record_start(path, at) for at in (0, 1, 200_004, 200_005)] == [0, 200_004, 200_004, 200_009]
+
+
 def test_every_byte_range_gives_each_record_once(tmp_path: Path) -> None:
     path = tmp_path / "a.fasta"
     path.write_text(fasta_text(np.random.default_rng(1), 6, "\n"))
@@ -104,6 +113,7 @@ def test_headers() -> None:
         "X/1-2 X.1 PF12;Short;",
         "X/1-2 X.1 PF0001A.1;Letter;",
         "PF00014.1;no_id_before;",
+        "X/1-2 X.1 PF000145.1;SixDigits;",
         "UniRef90_Q n=2 Tax=unknown RepID=Q",
         "other TaxID=9606",
         "UniRef100_P TaxID=562",
@@ -117,6 +127,7 @@ def test_headers() -> None:
         ("X/1-2", None, None),
         ("X/1-2", None, None),
         ("PF00014.1;no_id_before;", None, None),
+        ("X/1-2", None, None),
         ("UniRef90_Q", None, None),
         ("other", None, None),
         ("UniRef100_P", None, "562"),
