@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from raypro.config import InputError
 from raypro.core.alphabet import STANDARD
-from raypro.data.corpus import FORMAT_VERSION, MANIFEST, SCHEMA, SPLITS, Corpus, Manifest, sha256_of, write_manifest
+from raypro.data.corpus import FORMAT_VERSION, MANIFEST, SCHEMA, Corpus, CorpusFile, Manifest, sha256_of, write_manifest
 from raypro.data.writer import Statistics, write_split
 
 CONTACTS_FILE = "contacts.parquet"
@@ -168,47 +168,38 @@ def build_synthetic(
     Raises:
         InputError: an impossible number, or ``out`` is already there.
     """
-    recipe = {k: v for k, v in locals().items() if k not in ("out", "overwrite")}
+    recipe = {name: value for name, value in locals().items() if name not in ("out", "overwrite")}
     _check(families, length, sequences, held_out, row_group_rows)
     out = Path(out).expanduser().absolute()
     _check_free(out, overwrite)
-    model_rng, shuffle_rng = np.random.default_rng([seed, 0]), np.random.default_rng([seed, 1])
-    couplings = residue_couplings(coupling_strength, model_rng)
-    members = random_families(families + held_out, length, field_strength, model_rng)
-    samples = [sample_potts(f, couplings, sequences, np.random.default_rng([seed, 2, k])) for k, f in enumerate(members)]
-    trained = pa.concat_tables(_table(f, s) for f, s in zip(members[:families], samples, strict=False))
-    valid = np.array([_in_validation(s, seed) for s in trained["sequence"].to_pylist()])
-    tables = {"train": trained.filter(~valid), "valid": trained.filter(valid)}
-    if held_out:
-        tables["test"] = pa.concat_tables(_table(f, s) for f, s in zip(members[families:], samples[families:], strict=True))
+    rng = np.random.default_rng([seed, 0])
+    couplings = residue_couplings(coupling_strength, rng)
+    members = random_families(families + held_out, length, field_strength, rng)
+    tables = [_table(f, sample_potts(f, couplings, sequences, np.random.default_rng([seed, 2, k]))) for k, f in enumerate(members)]
 
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     statistics = Statistics()
-    files = []
-    for split in SPLITS:
-        if split in tables:
-            shuffled = tables[split].take(shuffle_rng.permutation(tables[split].num_rows))
-            files += write_split(partial, split, [shuffled], row_group_rows, statistics=statistics)
+    files: list[CorpusFile] = []
+    for split, table in _splits(tables[:families], tables[families:], seed).items():
+        files += write_split(partial, split, [table], row_group_rows, statistics=statistics)
     _write_contacts(partial / CONTACTS_FILE, members, length)
-    write_manifest(
-        partial,
-        Manifest(
-            version=FORMAT_VERSION,
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            row_group_rows=row_group_rows,
-            files=tuple(files),
-            split_rule=f"whole families held out as test: {held_out}; valid: {VALID_SHARE:.0%} of the rest by a seeded hash ({seed})",
-            sources=(f"synthetic: Potts models of {families + held_out} families of {length} residues, {sequences} sequences each",),
-            options=json.dumps(recipe),
-            rejected="{}",
-            residue_counts=statistics.residue_counts(),
-            length_histogram=statistics.length_histogram(),
-            contacts=CONTACTS_FILE,
-            contacts_sha256=sha256_of(partial / CONTACTS_FILE),
-        ),
+    manifest = Manifest(
+        version=FORMAT_VERSION,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        row_group_rows=row_group_rows,
+        files=tuple(files),
+        split_rule=f"whole families held out as test: {held_out}; valid: {VALID_SHARE:.0%} of the rest by a seeded hash ({seed})",
+        sources=(f"synthetic: Potts models of {families + held_out} families of {length} residues, {sequences} sequences each",),
+        options=json.dumps(recipe),
+        rejected="{}",
+        residue_counts=statistics.residue_counts(),
+        length_histogram=statistics.length_histogram(),
+        contacts=CONTACTS_FILE,
+        contacts_sha256=sha256_of(partial / CONTACTS_FILE),
     )
+    write_manifest(partial, manifest)
     if out.exists():
         shutil.rmtree(out)
     os.replace(partial, out)
@@ -263,6 +254,17 @@ def _table(family: Family, classes: NDArray[np.uint8]) -> pa.Table:
         "taxon": nothing,
     }
     return pa.table(columns, schema=SCHEMA)
+
+
+def _splits(trained: list[pa.Table], held_out: list[pa.Table], seed: int) -> dict[str, pa.Table]:
+    """Return the rows of each split, shuffled."""
+    rows = pa.concat_tables(trained)
+    valid = np.array([_in_validation(sequence, seed) for sequence in rows["sequence"].to_pylist()])
+    splits = {"train": rows.filter(~valid), "valid": rows.filter(valid)}
+    if held_out:
+        splits["test"] = pa.concat_tables(held_out)
+    rng = np.random.default_rng([seed, 1])
+    return {split: table.take(rng.permutation(table.num_rows)) for split, table in splits.items()}
 
 
 def _in_validation(sequence: str, seed: int) -> bool:

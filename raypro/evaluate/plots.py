@@ -64,13 +64,9 @@ def contact_map(
     """
     length = len(scores)
     figure, axes = _figure(6.6, 6.4)
-    i, j = np.tril_indices(length, k=-RANGES["all"][0])
-    known = np.isfinite(scores[i, j])
-    i, j = i[known], j[known]
-    best = np.argsort(-scores[i, j], kind="stable")[: max(1, length // 5)]
-    i, j = i[best], j[best]
+    i, j = _best_pairs(scores)
     # Neighbours in the chain may score far above everything else: the darkest is what is good enough to be ringed.
-    darkest = float(scores[i[-1], j[-1]]) if len(best) else 1.0
+    darkest = float(scores[i[-1], j[-1]]) if len(i) else 1.0
     shown = np.where(np.tril(np.ones((length, length), dtype=bool), k=-1), scores, np.nan)
     ends = (0.5, length + 0.5)
     image = axes.imshow(shown, cmap=WHITE_TO_GREY, vmin=0.0, vmax=max(darkest, 1e-9), extent=(*ends, *ends[::-1]), interpolation="nearest")
@@ -159,6 +155,15 @@ def save(figure: Figure, path: Path) -> Path:
     """Write a figure as PNG; return the path."""
     figure.savefig(path, dpi=150, format="png")
     return path
+
+
+def _best_pairs(scores: NDArray[np.floating]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the L/5 pairs i > j of highest score at separations of 6 and more, best first."""
+    i, j = np.tril_indices(len(scores), k=-RANGES["all"][0])
+    known = np.isfinite(scores[i, j])
+    i, j = i[known], j[known]
+    best = np.argsort(-scores[i, j], kind="stable")[: max(1, len(scores) // 5)]
+    return i[best], j[best]
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
