@@ -1,7 +1,7 @@
 """Build a corpus out of sequence files: ``raypro corpus build`` as a Ray job."""
 
-from raypro.cli import run_command
+from raypro.cli import command_main
 from raypro.cluster.corpus import build_command
 
 if __name__ == "__main__":
-    run_command(build_command)
+    command_main(build_command)

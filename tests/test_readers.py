@@ -75,7 +75,7 @@ def test_record_start_is_the_first_header_at_or_after_a_byte(tmp_path: Path) -> 
     starts = [6, 15]
     assert [fasta.record_start(path, at) for at in range(24)] == [min((s for s in starts if s >= at), default=21) for at in range(24)]
     path.write_text(">a\n" + "A" * 200_000 + "\n>b\nC")
-    assert [fasta.record_start(path, at) for at in (0, 1, 200_004, 200_005)] == [0, 200_004, 200_004, 200_009]
+    assert [fasta.record_start(path, at) for at in (0, 1, 200_004, 200_005)] == [0, 200_004, 200_004, 200_008]
 
 
 def test_every_byte_range_gives_each_record_once(tmp_path: Path) -> None:
