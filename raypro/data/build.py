@@ -8,13 +8,10 @@ All is written to a folder beside the corpus (``.NAME.building``), which takes t
 """
 
 import dataclasses
-import fcntl
 import json
-import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -25,9 +22,10 @@ import pyarrow as pa
 import pyarrow.csv
 
 from raypro.config import InputError
-from raypro.data.corpus import FORMAT_VERSION, MANIFEST, SPLITS, Corpus, Manifest, write_manifest
+from raypro.data.corpus import FORMAT_VERSION, SPLITS, Corpus, Manifest, write_manifest
 from raypro.data.gather import Gathered, GatherJob, SplitRule, gather
 from raypro.data.headers import read_clans
+from raypro.data.place import building_folder, require_free, take_place
 from raypro.data.readers import Piece, bytes_of, pieces_of, text_bytes
 from raypro.data.records import Limits
 from raypro.data.scatter import Scattered, ScatterJob, scatter
@@ -127,23 +125,15 @@ def build(
     """
     options = options or BuildOptions()
     out = out.expanduser().absolute()
-    _require_free(out, overwrite)
+    require_free(out, overwrite)
     pieces = [piece for path in _distinct(inputs) for piece in pieces_of(path, options.sequence_column, PIECE_BYTES)]
     clan_table = None if clans is None else read_clans(clans)
     text = sum(text_bytes(path) for path in _distinct(inputs))
-    buckets = max(-(-text // BUCKET_BYTES), 1)
-    with _building(out) as folder:
+    with building_folder(out) as folder:
         scratch, new = folder / "parts", folder / "corpus"
         scratch.mkdir()
         new.mkdir()
-        limits = Limits(options.min_length, options.max_length)
-        job = ScatterJob(scratch, buckets, options.seed, options.sequence_column, limits, clan_table)
-        scattered: list[Scattered] = list(run(partial(scatter, job), list(enumerate(pieces)), "reading"))
-        rule = _split_rule(scattered, options)
-        parts = tuple((s.number, part) for s in scattered for part in s.parts)
-        second = GatherJob(parts, scratch, new, options.row_group_rows, rule, options.keep_duplicates)
-        shards = [(n, range(at, min(at + SHARD_BUCKETS, buckets))) for n, at in enumerate(range(0, buckets, SHARD_BUCKETS))]
-        gathered: list[Gathered] = list(run(partial(gather, second), shards, "shuffling and writing"))
+        scattered, gathered, rule = _two_passes(pieces, text, scratch, new, options, clan_table, run)
         rejected = sum((s.rejected for s in scattered), Counter())
         rejected[DUPLICATE] += sum(g.duplicates for g in gathered)
         rejected += Counter()  # drops zero counts
@@ -153,9 +143,25 @@ def build(
         _write_rejects(new / REJECTS_FILE, pieces, scattered, gathered)
         write_manifest(new, _manifest(files, gathered, rule, options, inputs, clans, rejected))
         shutil.rmtree(scratch)
-        _take_place(new, out)
+        take_place(new, out)
     read = sum(s.records + sum(s.rejected.values()) for s in scattered)
     return BuildReport(Corpus.open(out), read, rejected, tuple(_warnings(pieces, scattered, gathered, rule)))
+
+
+def _two_passes(
+    pieces: list[Piece], text: int, scratch: Path, new: Path, options: BuildOptions, clans: pa.Table | None, run: Map
+) -> tuple[list[Scattered], list[Gathered], SplitRule]:
+    """Scatter the pieces, which hold about ``text`` bytes, into the folder ``scratch``; gather the files of the splits in ``new``."""
+    buckets = max(-(-text // BUCKET_BYTES), 1)
+    limits = Limits(options.min_length, options.max_length)
+    job = ScatterJob(scratch, buckets, options.seed, options.sequence_column, limits, clans)
+    scattered: list[Scattered] = list(run(partial(scatter, job), list(enumerate(pieces)), "reading"))
+    rule = _split_rule(scattered, options)
+    parts = tuple((s.number, part) for s in scattered for part in s.parts)
+    second = GatherJob(parts, scratch, new, options.row_group_rows, rule, options.keep_duplicates)
+    shards = [(n, range(at, min(at + SHARD_BUCKETS, buckets))) for n, at in enumerate(range(0, buckets, SHARD_BUCKETS))]
+    gathered: list[Gathered] = list(run(partial(gather, second), shards, "shuffling and writing"))
+    return scattered, gathered, rule
 
 
 def _distinct(inputs: list[Path]) -> list[Path]:
@@ -260,43 +266,3 @@ def _nothing_left(inputs: list[Path], rejected: Counter[str]) -> str:
     causes = ", ".join(f"{count:,} {cause}" for cause, count in rejected.most_common())
     names = ", ".join(str(path) for path in inputs)
     return f"{names}: no sequence is left ({causes or 'no record in it'}); check the file and the length limits"
-
-
-@contextmanager
-def _building(out: Path) -> Iterator[Path]:
-    """Give the empty folder in which ``out`` is built; it is gone afterwards, and what a killed build left is cleared first."""
-    folder = out.parent / f".{out.name}.building"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{out}: cannot be made ({error.strerror})") from None
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # goes with the process, however it ends
-    except OSError:
-        os.close(descriptor)
-        raise InputError(f"{out}: another build is writing it; wait for it, or give another folder") from None
-    try:
-        for left in folder.iterdir():
-            shutil.rmtree(left)
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        os.close(descriptor)
-
-
-def _require_free(out: Path, overwrite: bool) -> None:
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    if not (out / MANIFEST).is_file():
-        raise InputError(f"{out}: there already, and no corpus; give another folder")
-    if not overwrite:
-        raise InputError(f"{out}: there is a corpus already; give another folder, or --overwrite")
-
-
-def _take_place(new: Path, out: Path) -> None:
-    """Rename the finished corpus to its name; one that is replaced goes only then."""
-    old = new.parent / "old"
-    if out.exists():
-        os.rename(out, old)
-    os.rename(new, out)
