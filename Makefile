@@ -15,7 +15,7 @@ help:
 venv: $(STAMP)
 
 demo: $(STAMP)
-	$(PYTHON) jobs/demo.py
+	$(PYTHON) jobs/pretrain_pmlm.py
 
 test: $(STAMP)
 	$(PYTHON) -m pytest -m "not gpu"

@@ -75,10 +75,10 @@ def _strictly(parser: Callable[..., Any]) -> Any:
 
 def in_one_line(frame: str) -> str:
     """Return the message in tyro's framed error: its first part, and the nearest right name where it gives one."""
-    lines = [re.sub(r"^│\s?|\s*│$", "", line) for line in frame.splitlines()[1:-1]]
-    parts = [" ".join(part.split()) for part in re.split("─{5,}", "\n".join(lines))]
-    near = re.search(r"Perhaps you meant: (\S+)", " ".join(parts)) or re.search(
-        r"Available subcommands: (.+?)(?= For full|$)", " ".join(parts)
-    )
-    advice = f"did you mean {near[1]}?" if near and near[1].startswith("-") else f"known: {near[1]}" if near else "see --help"
-    return f"{parts[0].rstrip('.') or frame.strip()}; {advice}"
+    lines = [re.sub(r"^[│╰]\s?|\s*│$", "", line) for line in frame.splitlines()[1:]]  # the first line is the frame's title
+    parts = [" ".join(part.split()) for part in re.split("[─-]{5,}", "\n".join(lines))]  # dashes where the terminal knows no frames
+    parts = [part for part in parts if part]
+    near = re.search(r"Perhaps you meant: (\S+)", " ".join(parts))
+    known = re.search(r"Available subcommands: (.+?)(?= For full|$)", " ".join(parts))
+    advice = f"did you mean {near[1]}?" if near else f"known: {known[1]}" if known else "see --help"
+    return f"{parts[0].rstrip('.') if parts else frame.strip()}; {advice}"

@@ -64,7 +64,7 @@ def from_plain(hint: Any, value: Any, where: str = "") -> Any:
 
 def _from_union(options: tuple[Any, ...], value: Any, where: str) -> Any:
     if isinstance(value, Mapping):
-        by_name = {o.__name__: o for o in options if dataclasses.is_dataclass(o)}
+        by_name = {o.__name__: o for o in options if isinstance(o, type) and dataclasses.is_dataclass(o)}
         kind = str(value.get("kind"))
         if kind not in by_name:
             raise InputError(f"{where or 'configuration'}: unknown kind {kind!r}{nearest(kind, list(by_name))}")

@@ -67,12 +67,12 @@ def compare_with_chance(findings: Findings) -> list[Row]:
 def describe_run(experiment: Experiment, corpus: Corpus, step: int, rows: list[Row], run: Path) -> str:
     """Return the Markdown that heads the run's page in MLflow."""
     encoder, kind = experiment.encoder, type(experiment.objective).__name__
-    shape = f"{encoder.layers} layers x {encoder.width}, {encoder.heads} heads"
-    head = f"**{kind}**, Transformer of {shape}, on `{corpus.path.name}` ({corpus.rows('train'):,} sequences), best at step {step:,}."
     table = "".join(f"| {what} | {learned:.3f} | {chance:.3f} |\n" for what, learned, chance in rows)
-    return (
-        f"{head}\n\n| | learned | by chance |\n|---|---|---|\n{table}\nPictures are artifacts under `{PICTURES}`; checkpoints in `{run}`."
-    )
+    shape = f"Transformer of {encoder.layers} layers x {encoder.width}, {encoder.heads} heads"
+    data = f"`{corpus.path.name}` ({corpus.rows('train'):,} sequences)"
+    head = "| on held-out sequences | learned | by chance |\n|---|---|---|\n"
+    text = f"{kind}, {shape}, on {data}, best at step {step:,}. Pictures are artifacts under `{PICTURES}`; checkpoints are in `{run}`."
+    return f"{head}{table}\n{text}"
 
 
 def print_summary(run: Path, rows: list[Row], experiment: Experiment) -> None:

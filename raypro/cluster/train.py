@@ -98,7 +98,9 @@ def worker_cpus(workers: Workers, nodes: list[Node]) -> float:
         InputError: the nodes cannot hold the workers, or have nothing left for reading.
     """
     total = sum(node.cpus for node in nodes)
-    cpus = workers.cpus if workers.cpus is not None else max(0.1, math.floor(10 * (total - 1) / workers.count) / 10)
+    cpus = workers.cpus or max(0.1, math.floor(10 * (total - 1) / workers.count) / 10)
+    while workers.cpus is None and cpus > 0.1 and shortage(nodes, workers.count, cpus, workers.gpus):
+        cpus = max(0.1, round(cpus - 0.1, 1))  # a worker lies within one node: an even share of all may fit on none
     lack = shortage(nodes, workers.count, cpus, workers.gpus)
     if not lack and total - workers.count * cpus < READ_CPUS:
         lack = f"{workers.count} workers of {cpus:g} CPUs leave none of the {total:g} CPUs to read the corpus; lower --workers.cpus"

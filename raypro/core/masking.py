@@ -18,7 +18,8 @@ class Masked:
     """A batch with some residues hidden.
 
     ``inputs`` [B, T] int64: what the encoder sees. ``rows``, ``columns`` [N] int64: the masked residues, row by row.
-    ``labels`` [N] int64: their true classes, 0..19. ``counts``: masked residues of each row, on the host.
+    ``labels`` [N] int64: their true classes, 0..19. ``counts``: masked residues of each row; ``keys`` [B] int64: the sequences'
+    keys. Both stay on the host.
     """
 
     inputs: Tensor
@@ -30,8 +31,8 @@ class Masked:
 
     def to(self, device: torch.device) -> "Masked":
         """Return the same with its tensors on ``device``."""
-        moved = (t.to(device, non_blocking=True) for t in (self.inputs, self.rows, self.columns, self.labels))
-        return Masked(*moved, counts=self.counts, keys=self.keys)
+        inputs, rows, columns, labels = (t.to(device, non_blocking=True) for t in (self.inputs, self.rows, self.columns, self.labels))
+        return Masked(inputs, rows, columns, labels, self.counts, self.keys)
 
 
 def mask_residues(batch: Batch, rate: float, mask_share: float = 0.8, random_share: float = 0.1) -> Masked:

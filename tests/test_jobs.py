@@ -1,0 +1,154 @@
+"""Every job and preset can be built, and takes a step; bad input gets one line."""
+
+import importlib
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from raypro.cli import COMMANDS, main, pretrain_main
+from raypro.data.synthetic import build_synthetic
+from raypro.experiment import Experiment
+from tests.small import random_sequences, write_corpus
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY_RUN = "--encoder.layers 1 --encoder.width 16 --encoder.heads 2 --encoder.hidden 32 --budget.steps 2 --validation.every 2".split()
+
+
+@pytest.fixture
+def jobs_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "jobs"))
+
+
+@pytest.mark.parametrize("job", ["pretrain_mlm", "pretrain_pmlm"])
+def test_every_preset_is_an_experiment_that_can_be_built(job: str, jobs_path: None) -> None:
+    for preset in importlib.import_module(job).PRESETS.values():
+        experiment = preset()
+        assert Experiment.from_plain(experiment.to_plain()) == experiment
+        with torch.device("meta"):
+            experiment.objective.build(experiment.encoder.build())
+
+
+@pytest.mark.cluster
+def test_each_job_takes_a_step_on_the_demonstration_corpus(
+    jobs_path: None, raypro_home: Path, ray_cluster: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build_synthetic(raypro_home / "demo-corpus", sequences=200)  # instead of the full one, which the job would make
+    for job in ("pretrain_mlm", "pretrain_pmlm"):
+        pretrain_main(importlib.import_module(job).PRESETS, [*TINY_RUN, "--name", job, "--validation.sequences", "64"])
+        said = capsys.readouterr().out
+        assert f"What {job} learned" in said and "perplexity" in said
+    assert "families never seen" in said
+    assert (raypro_home / "runs" / "pretrain_pmlm" / "pictures" / "contacts_synthetic-00.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ([], "Expected one of {corpus build, corpus show"),
+        (["corpus", "shwo", "x"], "known: corpus build, corpus show"),
+        (["corpus", "show", "/no/such"], "/no/such: no such corpus folder"),
+        (["corpus", "build", "/no/such.fasta", "--out", "new"], "/no/such.fasta: no such file"),
+        (["runs", "audit", "nothing"], "nothing: no such run"),
+        (["runs", "sync", "nothing"], "nothing"),
+        (["validate", "/no/such"], "/no/such: not a checkpoint"),
+        (["ui", "--prot", "1"], "did you mean --port"),
+    ],
+)
+def test_bad_input_to_a_command_is_one_line_and_exit_status_2(
+    args: list[str], message: str, raypro_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as exit_:
+        main(args)
+    said = capsys.readouterr().err
+    assert exit_.value.code == 2
+    assert said.startswith("error: ") and said.count("\n") == 1 and re.search(message, said)
+    assert not list(tmp_path.glob("*")) or list(tmp_path.glob("*")) == [raypro_home]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--preset", "smal"], "invalid choice: 'smal'"),
+        (["--resume", "nothing"], "--resume nothing: no such run"),
+        (["--corpus", "/no/such"], "/no/such: no such corpus folder"),
+        (["--optimizer.lerning-rate", "1"], "did you mean --optimizer.learning-rate"),
+        (["--corpus", "corpus", "--workers.count", "1000"], "1000 workers"),
+        (["--corpus", "corpus", "--workers.gpus", "1", "--workers.count", "4"], "0 GPUs|do not fit"),
+        (["--corpus", "corpus", "--batches.token-budget", "10"], "token_budget: 10 tokens do not hold one sequence"),
+        (["--corpus", "unsplit"], "no sequence in its valid split"),
+    ],
+)
+def test_bad_input_to_a_job_is_one_line_and_starts_nothing(
+    args: list[str],
+    message: str,
+    jobs_path: None,
+    raypro_home: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_corpus(tmp_path / "corpus", {"train": random_sequences(20, 5, 20), "valid": random_sequences(5, 5, 20)})
+    write_corpus(tmp_path / "unsplit", {"train": random_sequences(20, 5, 20)})
+    with pytest.raises(SystemExit) as exit_:
+        pretrain_main(importlib.import_module("pretrain_pmlm").PRESETS, args)
+    said = capsys.readouterr().err
+    assert exit_.value.code == 2
+    assert said.startswith("error: ") and said.count("\n") == 1 and re.search(message, said)
+    assert not (raypro_home / "runs").exists()
+
+
+def test_every_command_says_what_it_does() -> None:
+    assert all(command.__doc__ for command in COMMANDS.values())
+
+
+@pytest.fixture
+def head(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """Start a head with dashboard and token, as a person would; return the environment of a client of it."""
+    port, dashboard = 26379, 28265
+    environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAYPRO_HOME": str(tmp_path / "home")}
+    environment.pop("PYTHONPATH", None)  # the job must find raypro in the folder that is submitted with it
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    command = [
+        "start",
+        "--head",
+        "--block",
+        "--num-cpus=2",
+        f"--port={port}",
+        f"--dashboard-port={dashboard}",
+        "--ray-client-server-port=20001",
+    ]
+    command += [f"--temp-dir=/tmp/raypro-head-{os.getpid()}", "--object-store-memory=300000000", "--dashboard-host=127.0.0.1"]
+    command += ["--node-ip-address=127.0.0.1"]
+    ray = Path(sys.executable).parent / "ray"
+    process = subprocess.Popen([ray, *command], env=environment, start_new_session=True, stdout=subprocess.DEVNULL)
+    yield {**environment, "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}
+    process.terminate()  # --block ends what it started
+    process.wait(60)
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+def test_a_submitted_job_trains_and_leaves_everything_in_the_home(head: dict[str, str], tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus", {"train": random_sequences(100, 10, 20), "valid": random_sequences(9, 10, 20)})
+    ray = Path(sys.executable).parent / "ray"
+    end = time.monotonic() + 60
+    while subprocess.run([ray, "job", "list"], env=head, capture_output=True).returncode:
+        assert time.monotonic() < end, "the head's dashboard does not answer"
+        time.sleep(1)
+    job = f"python jobs/pretrain_pmlm.py --name submitted --corpus {corpus.path} {' '.join(TINY_RUN)}".split()
+    done = subprocess.run(
+        [ray, "job", "submit", "--working-dir", str(ROOT), "--", *job], env=head, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    home = tmp_path / "home"
+    assert (home / "runs" / "submitted" / "step_00000002" / "model.safetensors").is_file()
+    assert (home / "mlflow.db").is_file()
