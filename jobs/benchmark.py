@@ -4,29 +4,42 @@ Each figure is the median of runs that alternate between the reference and ours,
 The ratio is what to look at: how many times better ours is, on this machine, now.
 """
 
+import atexit
+import dataclasses
+import json
 import multiprocessing
 import os
 import re
+import shutil
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from pretrain_pmlm import small
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from raypro.cluster.train import pretrain
 from raypro.core import alphabet
 from raypro.core.objectives.pairs import PairHead
 from raypro.core.reference import tokenizer
 from raypro.core.reference.pmlm import masked_pair_loss, ordered_pairs
+from raypro.data.build import build
+from raypro.data.synthetic import build_synthetic
+from raypro.experiment import Budget, Tracking, Validation
+from raypro.outbox import FOLDER, read_records
 
-Unit = Literal["s", "MB", "M residues/s"]
+Unit = Literal["s", "MB", "MB/s", "M residues/s", "steps/s"]
 
 
 @dataclass(frozen=True)
@@ -162,11 +175,83 @@ def tokenize() -> Benchmark:
     )
 
 
+def corpus_build() -> Benchmark:
+    """FASTA to a finished corpus, one process: 200,000 random proteins; the reference only parses them, record by record."""
+    folder = Path(tempfile.mkdtemp(prefix="raypro-benchmark-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    rng = np.random.default_rng(0)
+    letters = np.frombuffer(alphabet.STANDARD.encode(), np.uint8)
+    fasta = folder / "proteins.fasta"
+    with fasta.open("wb") as file:
+        for i in range(200_000):
+            residues = letters[rng.integers(0, 20, int(rng.lognormal(5.75, 0.65)) + 3)].tobytes()
+            lines = b"\n".join(residues[k : k + 60] for k in range(0, len(residues), 60))
+            file.write(b">UniRef50_%d n=1 Tax=Homo sapiens TaxID=9606 RepID=X\n%b\n" % (i, lines))
+    megabytes = fasta.stat().st_size / 1e6
+
+    def reference() -> None:
+        records, parts = {}, []
+        name = ""
+        for line in fasta.open():
+            if line.startswith(">"):
+                records[name], name, parts = "".join(parts), line[1:].split()[0], []
+            else:
+                parts.append(line.rstrip().upper())
+
+    return Benchmark(
+        "corpus-build",
+        Goal("ours", least=250),
+        lambda: megabytes / seconds(reference),
+        lambda: megabytes / seconds(lambda: build([fasta], folder / "corpus", overwrite=True)),
+        "MB/s",
+        rounds=3,
+    )
+
+
+def training_speed() -> Benchmark:
+    """Steps of two workers on Ray beside the same loop under torchrun: the small preset on proteins of 256 residues."""
+    folder = Path(tempfile.mkdtemp(prefix="raypro-benchmark-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ["RAYPRO_HOME"] = str(folder)
+    corpus = build_synthetic(folder / "corpus", families=2, length=256, sequences=2000)
+    experiment = dataclasses.replace(
+        small(),
+        corpus=str(corpus.path),
+        budget=Budget(steps=120),
+        validation=Validation(every=1000, sequences=64),
+        tracking=Tracking(every=10),
+    )
+    runs = count()
+
+    def on_ray() -> float:
+        run = dataclasses.replace(experiment, name=f"ray-{next(runs)}")
+        pretrain(run)
+        return steady_speed(folder / "runs" / run.name)
+
+    def under_torchrun() -> float:
+        (folder / "experiment.json").write_text(json.dumps(experiment.to_plain()))
+        run = folder / f"torchrun-{next(runs)}"
+        command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "raypro.torchrun"]
+        subprocess.run([*command, str(folder / "experiment.json"), str(run)], check=True, capture_output=True)
+        return steady_speed(run)
+
+    return Benchmark("training-speed", Goal("ratio", least=0.98), under_torchrun, on_ray, "steps/s", rounds=2)
+
+
+def steady_speed(run: Path) -> float:
+    """Return the median steps per second of a run, without its first two points."""
+    records = [record for record, _ in read_records(run / FOLDER / "outbox-worker.jsonl", 0) if record]
+    points = [r["values"]["speed/steps_per_second"] for r in records if r["kind"] == "metrics" and "speed/steps_per_second" in r["values"]]
+    return statistics.median(points[2:])
+
+
 BENCHMARKS: dict[str, Callable[[], Benchmark]] = {
     "pair-loss": pair_loss,
     "pair-loss-short": pair_loss_short,
     "pair-memory": pair_memory,
     "tokenize": tokenize,
+    "corpus-build": corpus_build,
+    "training-speed": training_speed,
 }
 
 

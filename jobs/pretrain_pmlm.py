@@ -19,7 +19,7 @@ def demo() -> Experiment:
         encoder=TransformerShape(layers=2, width=64, heads=4, hidden=256, dropout=0.0),
         optimizer=Adam(learning_rate=2e-3, warmup_steps=300),
         batches=Batches(token_budget=16 * 34, max_length=32, window_row_groups=4),
-        budget=Budget(steps=5000),
+        budget=Budget(steps=4000),
         validation=Validation(every=1000, sequences=1024),
         workers=Workers(count=2),
         tracking=Tracking(every=50),
