@@ -113,7 +113,7 @@ def to_text(array: pa.BinaryArray) -> pa.StringArray:
 def _any_fault(letters: NDArray[np.uint8]) -> bool:
     for start in range(0, len(letters), 1 << 18):  # pieces that stay in the cache
         piece = letters[start : start + (1 << 18)]
-        if ((piece - ord("A")) > 25).any() or (piece == ord("J")).any():
+        if piece.min() < ord("A") or piece.max() > ord("Z") or (piece == ord("J")).any():
             return True
     return False
 

@@ -119,9 +119,11 @@ def _by_bucket(job: ScatterJob, accepted: pa.Table) -> tuple[pa.RecordBatch, NDA
     if job.buckets == 1:
         return table.to_batches()[0], np.array([0, len(hashes)])
     buckets = bucket_of(hashes, job.buckets)
+    if job.buckets <= 1 << 16:
+        buckets = buckets.astype(np.uint16)  # numpy sorts 16 bits by radix
     order = np.argsort(buckets, kind="stable")
     batch = table.to_batches()[0].take(pa.array(order))
-    return batch, np.searchsorted(buckets[order], np.arange(job.buckets + 1))
+    return batch, np.concatenate(([0], np.cumsum(np.bincount(buckets, minlength=job.buckets))))
 
 
 def _write_part(job: ScatterJob, result: Scattered, gathered: list[tuple[pa.RecordBatch, NDArray[np.int64]]]) -> None:
