@@ -33,8 +33,8 @@ def small() -> Experiment:
         name=fresh_name("pmlm-small"),
         encoder=TransformerShape(layers=4, width=128, heads=4, hidden=512, dropout=0.0),
         optimizer=Adam(learning_rate=1e-3, warmup_steps=500),
-        batches=Batches(token_budget=4096, max_length=256, window_row_groups=4),
-        budget=Budget(minutes=15),
+        batches=Batches(token_budget=1024, max_length=256, window_row_groups=4),
+        budget=Budget(steps=10_000, minutes=15),
         validation=Validation(every=500, sequences=2048),
     )
 

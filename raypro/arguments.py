@@ -10,19 +10,19 @@ from typing import Any
 
 import tyro
 
-from raypro.config import InputError
+from raypro.config import InputError, RunFailed
 
-BAD_INPUT, INTERRUPTED = 2, 130
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Print an :class:`InputError` as one line and exit with status 2; an interrupt (Ctrl-C) exits with 130."""
+    """Print an error that a person can mend as one line; exit with 2 for an InputError, 1 for a RunFailed, 130 for Ctrl-C."""
     try:
         yield
-    except InputError as error:
+    except (InputError, RunFailed) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(BAD_INPUT)
+        sys.exit(BAD_INPUT if isinstance(error, InputError) else FAILED)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)

@@ -14,6 +14,10 @@ class InputError(ValueError):
     """What a person gave is wrong. The message is one line: what is wrong, where, and what to do. Commands exit with 2."""
 
 
+class RunFailed(RuntimeError):
+    """A run was started and did not end well. The message is one line: why, and how to go on. Commands exit with 1."""
+
+
 def nearest(name: str, known: list[str]) -> str:
     """Return ``"; did you mean X?"`` for the known name closest to ``name``, or the known names where none is close."""
     close = difflib.get_close_matches(name, known, n=1)

@@ -23,7 +23,7 @@ def conclude(experiment: Experiment, run: Path, best: Path, outbox: Outbox) -> N
     corpus = Corpus.open(experiment.corpus)
     print(f"validating {best.name}", flush=True)
     findings = validate_model(model, corpus, run / PICTURES, FAMILY_SEQUENCES)
-    outbox.metrics(model.step, findings.metrics)
+    outbox.metrics(model.step, {f"valid_{name}": value for name, value in findings.metrics.items()})  # so that pages show the curves first
     curves = draw_curves(experiment, run, corpus)
     for picture in (*curves, *findings.pictures):
         outbox.artifact(picture, PICTURES)
@@ -57,10 +57,10 @@ Row = tuple[str, float, float]
 def compare_with_chance(findings: Findings) -> list[Row]:
     """Return (what, learned, by chance) for a person: only what was measured."""
     metrics = findings.metrics
-    rows = [("perplexity of a masked residue (1 = certain, 20 = no idea)", "table2/perplexity", "chance/perplexity")]
-    contacts = "contacts: share of true ones among the best L/5 pairs, 6 or more apart"
+    rows = [("perplexity of a masked residue (1 is certain, 20 no idea)", "table2/perplexity", "chance/perplexity")]
+    contacts = "contacts: true share of the L/5 surest pairs, 6 or more apart"
     rows.append((contacts, "contacts/P_at_L5_all", "contacts/random_precision_all"))
-    rows.append((f"{contacts}, families never seen", "contacts_unseen/P_at_L5_all", "contacts_unseen/random_precision_all"))
+    rows.append((f"{contacts}; families never seen", "contacts_unseen/P_at_L5_all", "contacts_unseen/random_precision_all"))
     return [(what, metrics[name], metrics[chance]) for what, name, chance in rows if math.isfinite(metrics.get(name, math.nan))]
 
 

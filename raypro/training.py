@@ -26,6 +26,8 @@ Report = Callable[[dict[str, float], Path | None], None]
 """Told, on every worker, the validation metrics and (on rank 0) the checkpoint just written."""
 
 
+RESUMED = "resumed_at_step"
+"""Tag of a run that went on from a checkpoint: the step of the last time."""
 RECORD = "record"
 """Folder, within the run's, of the record of sequences used."""
 
@@ -85,6 +87,8 @@ def train(experiment: Experiment, run: Path, reader_of: Callable[[Plan], Reader]
         device=device,
     )
     hooks = Hooks(experiment, run, source, report, state)
+    if resume and hooks.outbox:
+        hooks.outbox.tags({RESUMED: state.step})
     if not hooks.finished(state):
         fit(state, source, [hooks])
     if state.step != hooks.validated_at:

@@ -19,8 +19,9 @@ import torch
 
 from raypro.audit import audit, read_uses
 from raypro.cluster.train import RUN_FILE, Outcome, pretrain, saved_experiment
-from raypro.config import InputError
+from raypro.config import InputError, RunFailed
 from raypro.core import checkpoint
+from raypro.core.optimizer import Adam
 from raypro.experiment import Budget, Experiment, Tracking, Validation, Workers
 from raypro.home import run_folder
 from raypro.outbox import read_records
@@ -102,7 +103,7 @@ def test_a_run_leaves_checkpoints_a_record_and_an_mlflow_run(undisturbed: Outcom
     assert found.data.params["objective.kind"] == "PMLM"
     history = client.get_metric_history(found.info.run_id, "train/loss")
     assert [point.step for point in history] == list(range(5, STEPS + 1, 5))
-    assert {"valid/loss", "table2/perplexity", "speed/tokens_per_second"} <= set(found.data.metrics)
+    assert {"valid/loss", "valid_table2/perplexity", "speed/tokens_per_second"} <= set(found.data.metrics)
     artifacts = {a.path for folder in ("pictures", "") for a in client.list_artifacts(found.info.run_id, folder)}
     assert {"pictures/curve_loss_mlm.png", "pictures/figure3_divergence.png", "experiment.json"} <= artifacts
 
@@ -182,6 +183,22 @@ def test_more_workers_than_there_is_room_for_are_refused_at_once(experiment: Exp
         with pytest.raises(InputError, match=message):
             pretrain(replace(experiment, name="too-large", workers=workers))
     assert not run_folder("too-large").exists()
+
+
+def test_a_run_that_fails_for_good_says_why_in_one_line(experiment: Experiment, home: Path, ray_cluster: None) -> None:
+    """A learning rate beyond all reason: the loss is soon not finite, and no restart helps."""
+    hopeless = replace(
+        experiment,
+        name="hopeless",
+        optimizer=Adam(learning_rate=1e30, warmup_steps=0),
+        workers=Workers(restarts=0),
+    )
+    with pytest.raises(RunFailed, match=r"run hopeless: .*not finite.*lower optimizer.learning_rate; .*--resume hopeless"):
+        pretrain(hopeless)
+    client = mlflow.MlflowClient(f"sqlite:///{home}/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("pretraining").experiment_id], "attributes.run_name = 'hopeless'")
+    assert [run.info.status for run in runs] == ["FAILED"]
+    assert "not finite" in runs[0].data.tags["failure"]
 
 
 def test_a_silent_tracking_server_stops_nothing_and_gets_everything_later(

@@ -9,13 +9,12 @@ import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from itertools import islice
-from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import ray.data
 from ray.data import DataContext, Dataset
 
+from raypro.data.blocks import from_block, read_window
 from raypro.data.plan import PackedBatch, Plan, WindowTask
 from raypro.data.source import Reader
 
@@ -53,34 +52,7 @@ def _run_pipelines(plan: Plan, tasks: Iterator[WindowTask], blocks: "queue.Queue
 
 def pipeline(plan: Plan, tasks: list[WindowTask]) -> Dataset:
     """Return the data set of the tasks' batches, one row a batch, in the tasks' order."""
-
-    def read_window(table: pa.Table) -> pa.Table:
-        (task,) = table.to_pylist()
-        return to_block(plan.read(WindowTask(**task)))
-
     items = ray.data.from_items([asdict(task) for task in tasks], override_num_blocks=len(tasks))
-    dataset = items.map_batches(read_window, batch_size=1, batch_format="pyarrow", num_cpus=READ_CPUS)
+    dataset = items.map_batches(read_window, batch_size=1, batch_format="pyarrow", fn_kwargs={"plan": plan}, num_cpus=READ_CPUS)
     dataset.context.execution_options.preserve_order = True
-    dataset.context.execution_options.verbose_progress = False
     return dataset
-
-
-def to_block(batches: list[PackedBatch]) -> pa.Table:
-    """Return batches as a table that travels without pickling."""
-    rows: list[dict[str, Any]] = [
-        {
-            **{name: getattr(b, name) for name in ("epoch", "window", "index", "last")},
-            **{name: getattr(b, name).tobytes() for name in ("tokens", "keys", "rows")},
-        }
-        for b in batches
-    ]
-    return pa.Table.from_pylist(rows)
-
-
-def from_block(block: pa.Table) -> Iterator[PackedBatch]:
-    """Yield the batches of a table that :func:`to_block` made."""
-    for row in block.to_pylist():
-        rows = np.frombuffer(row.pop("rows"), np.int64)
-        keys = np.frombuffer(row.pop("keys"), np.int64)
-        tokens = np.frombuffer(row.pop("tokens"), np.uint8).reshape(len(rows), -1)
-        yield PackedBatch(**row, tokens=tokens, keys=keys, rows=rows)

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from raypro.experiment import Budget
 from raypro.outbox import FOLDER, read_records
+from raypro.training import RESUMED
 
 INTERVAL = 0.5
 LINE_INTERVAL = 10.0
@@ -74,7 +75,9 @@ class RunProgress:
         if self.path.exists():
             for record, position in read_records(self.path, self.position):
                 self.position = position
-                if record and record["kind"] == "metrics":
+                if record and RESUMED in record.get("values", {}):
+                    self.console.print(f"training goes on from the checkpoint of step {record['values'][RESUMED]}", highlight=False)
+                elif record and record["kind"] == "metrics":
                     self.first_point = self.first_point or time.monotonic()
                     self.step = record["step"]
                     self.metrics |= record["values"]

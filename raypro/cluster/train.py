@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
 
 from raypro.cluster.ingest import READ_CPUS
@@ -15,7 +15,7 @@ from raypro.cluster.progress import RunProgress
 from raypro.cluster.resources import Node, alive_nodes, shortage, this_machine
 from raypro.cluster.session import ray_session
 from raypro.cluster.worker import run_worker
-from raypro.config import InputError
+from raypro.config import InputError, RunFailed
 from raypro.data.corpus import Corpus
 from raypro.experiment import Experiment, Workers
 from raypro.home import run_folder
@@ -50,7 +50,7 @@ def pretrain(experiment: Experiment, resume: bool = False) -> Outcome:
 
     Raises:
         InputError: the experiment cannot be run here; nothing was started or changed.
-        TrainingFailedError: training failed more often than it may be restarted.
+        RunFailed: training failed more often than it may be restarted.
     """
     corpus = require_corpus(experiment)
     run = claim_folder(experiment, corpus, resume)
@@ -84,11 +84,19 @@ def _fit(experiment: Experiment, run: Path, cpus: float) -> Outcome:
             checkpoint_config=CheckpointConfig(experiment.validation.keep, "valid/loss", "min"),
         ),
     )
-    result = trainer.fit()
-    if result.error:
-        raise result.error
+    try:
+        result = trainer.fit()
+    except TrainingFailedError as error:
+        raise RunFailed(f"run {run.name}: {_cause(error)}; what it has is kept: go on with --resume {run.name}") from error
     checkpoint, metrics = min(result.best_checkpoints, key=lambda pair: pair[1]["valid/loss"])
     return Outcome(run, Path(checkpoint.path), metrics)
+
+
+def _cause(error: TrainingFailedError) -> str:
+    """Return what went wrong on the first worker that failed, in one line."""
+    failures = getattr(error, "worker_failures", None) or {0: error}
+    first = failures[min(failures)]
+    return str(first).strip().splitlines()[-1] if str(first).strip() else type(first).__name__
 
 
 def worker_cpus(workers: Workers, nodes: list[Node]) -> float:
@@ -162,9 +170,8 @@ def describe(outbox: Outbox, experiment: Experiment, corpus: Corpus) -> None:
     """Log what a run is."""
     plain = experiment.to_plain()
     outbox.text("experiment.json", json.dumps(plain, indent=1))
-    outbox.params(dict(flat(plain)))
+    outbox.params(dict(flat(plain)) | {f"version.{name}": version for name, version in versions().items()})
     outbox.tags({"objective": plain["objective"]["kind"], "corpus": corpus.path.name, "corpus_checksum": corpus.manifest.checksum[:12]})
-    outbox.tags({f"version.{name}": version for name, version in versions().items()})
     for split in ("train", "valid"):
         profile = {"sequences": corpus.rows(split), "residues": corpus.residues(split)}
         outbox.dataset(corpus.path.name, corpus.manifest.checksum[:32], str(corpus.path), profile, split)
