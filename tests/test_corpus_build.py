@@ -20,6 +20,10 @@ from raypro.config import InputError
 from raypro.data import build as building
 from raypro.data.build import DUPLICATE, BuildOptions, build
 from raypro.data.corpus import MANIFEST, SPLITS, Corpus, sha256_of
+from raypro.data.gather import GatherJob, SplitRule, gather
+from raypro.data.readers import Piece
+from raypro.data.records import Limits
+from raypro.data.scatter import ScatterJob, scatter
 from raypro.data.show import largest_families, show
 
 
@@ -47,11 +51,12 @@ def rows(corpus: Corpus, split: str) -> list[dict[str, Any]]:
     return [row for file in corpus.files(split) for row in pq.read_table(corpus.path / file.name).to_pylist()]
 
 
-def small_pieces(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
-    """Make pieces, buckets and shards as small as a test's inputs need to have many of them."""
+def small_pieces(monkeypatch: pytest.MonkeyPatch, size: int, memory: int = 0) -> None:
+    """Make pieces, buckets and shards as small as a test's inputs need to have many of them; inputs of ``memory`` bytes stay in memory."""
     for name in ("PIECE_BYTES", "BUCKET_BYTES"):
         monkeypatch.setattr(building, name, size)
     monkeypatch.setattr(building, "SHARD_BUCKETS", 3)
+    monkeypatch.setattr(building, "MEMORY_BYTES", memory)
 
 
 def test_whole_clans_are_test_and_identical_sequences_never_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,14 +84,31 @@ def test_whole_clans_are_test_and_identical_sequences_never_part(tmp_path: Path,
 def test_the_corpus_is_the_same_whatever_the_pieces_and_buckets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = pfam(tmp_path / "a.fasta", each=200)
     found = []
-    for number, size in enumerate((1 << 26, 3000, 20_000)):
-        small_pieces(monkeypatch, size)
+    for number, (size, memory) in enumerate(((1 << 26, 0), (3000, 0), (20_000, 1 << 20), (3000, 1 << 20))):
+        small_pieces(monkeypatch, size, memory)
         corpus = build([path], tmp_path / str(number), BuildOptions(hold_out=("PF00003",), row_group_rows=10)).corpus
         corpus.check()
         found.append({split: rows(corpus, split) for split in SPLITS})
         assert (len(corpus.files("train")) > 5) == (size == 3000)
-    assert found[0] == found[1] == found[2]
+    assert found[0] == found[1] == found[2] == found[3]
     assert found[0]["test"] and {row["family"] for row in found[0]["test"]} == {"PF00003"}
+
+
+def test_what_memory_does_not_hold_goes_to_files_and_the_corpus_is_the_same(tmp_path: Path) -> None:
+    one, other = pfam(tmp_path / "a.fasta", each=150), pfam(tmp_path / "b.fasta", seed=1)
+    pieces = [Piece(path, "fasta", 0, path.stat().st_size) for path in (one, other)]
+    found = []
+    for memory, files in ((0, 2), (other.stat().st_size, 1), (1 << 20, 0)):
+        scratch, new = tmp_path / f"parts{memory}", tmp_path / f"new{memory}"
+        scratch.mkdir()
+        new.mkdir()
+        job = ScatterJob(scratch, memory, 4, 0, "sequence", Limits(), None)
+        scattered = [scatter(job, item) for item in enumerate(pieces)]
+        kept = [(s.number, part) for s in scattered for part in s.parts]
+        assert len(list(scratch.iterdir())) == files and all(s.in_memory <= memory for s in scattered)
+        rule = SplitRule(None, (), 0.0, 0.05, 0)
+        found.append(gather(GatherJob(tuple(kept), scratch, new, 16, rule, False), (0, range(4))).files)
+    assert found[0] == found[1] == found[2]
 
 
 def test_the_order_is_a_global_shuffle_of_its_seed(tmp_path: Path) -> None:

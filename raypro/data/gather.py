@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
 from raypro.data.corpus import SCHEMA, SPLITS, CorpusFile
-from raypro.data.scatter import SCATTERED
+from raypro.data.scatter import SCATTERED, Blocks, bucket_slices
 from raypro.data.writer import SplitWriter, Statistics
 
 DUPLICATES = pa.schema([pa.field("piece", pa.int32()), pa.field("line", pa.int64()), pa.field("id", pa.string())])
@@ -46,7 +46,7 @@ class SplitRule:
 class GatherJob:
     """What holds for every shard of a build."""
 
-    parts: tuple[tuple[int, Path], ...]
+    parts: tuple[tuple[int, Path | Blocks], ...]
     """Every part of the first pass with the number of its piece, in order."""
     scratch: Path
     """Where the lists of dropped duplicates go."""
@@ -95,14 +95,17 @@ def gather(job: GatherJob, shard: tuple[int, range]) -> Gathered:
     return Gathered(files, statistics, duplicates, path, frozenset(held_out))
 
 
-def read_bucket(parts: Sequence[tuple[int, Path]], bucket: int) -> pa.Table:
+def read_bucket(parts: Sequence[tuple[int, Path | Blocks]], bucket: int) -> pa.Table:
     """Return the records of a bucket in the order of the inputs: columns of ``SCATTERED``, and ``piece``."""
     batches, pieces = [], []
-    for piece, path in parts:
-        with pa.OSFile(str(path)) as source:
-            batch = pa.ipc.open_file(source).get_batch(bucket)
-        batches.append(batch)
-        pieces.append(np.full(batch.num_rows, piece, np.int32))
+    for piece, part in parts:
+        if isinstance(part, list):
+            found = bucket_slices(part, bucket)
+        else:
+            with pa.OSFile(str(part)) as source:
+                found = [pa.ipc.open_file(source).get_batch(bucket)]
+        batches += found
+        pieces.append(np.full(sum(batch.num_rows for batch in found), piece, np.int32))
     table = pa.Table.from_batches(batches, SCATTERED)
     return table.append_column("piece", pa.array(np.concatenate(pieces)) if pieces else pa.array([], pa.int32())).combine_chunks()
 

@@ -87,17 +87,14 @@ def _families(text: NDArray[np.uint8], starts: NDArray[np.int64], ends: NDArray[
 
 def _taxa(text: NDArray[np.uint8], starts: NDArray[np.int64], ends: NDArray[np.int64], blanks: NDArray[np.intp]) -> pa.StringArray:
     """The TaxID of headers that begin with UniRef."""
-    name, key = np.frombuffer(b"UniRef", np.uint8), np.frombuffer(b" TaxID=", np.uint8)
+    name, key = np.frombuffer(b"UniRef", np.uint8), b" TaxID="
     rows = np.flatnonzero(ends - starts > len(name) + len(key))
     rows = rows[text[starts[rows]] == name[0]]  # most files have no UniRef header: one letter tells
     rows = rows[(text[starts[rows, None] + np.arange(len(name))] == name).all(1)]
     if not len(rows):
         return pa.nulls(len(starts), pa.string())
-    equals = np.flatnonzero(text == ord("="))
-    equals = equals[equals >= len(key) - 1]
-    keys = equals[(text[equals[:, None] + np.arange(1 - len(key), 1)] == key).all(1)] + 1
-    at = _next(keys, starts[rows], ends[rows])
-    rows, at = rows[at < ends[rows]], at[at < ends[rows]]
+    found = pc.find_substring(spans(text, starts[rows], ends[rows]), key).to_numpy()
+    rows, at = rows[found >= 0], starts[rows[found >= 0]] + found[found >= 0] + len(key)
     return _at_rows(len(starts), rows, spans(text, at, _next(blanks, at, ends[rows])))
 
 

@@ -105,7 +105,7 @@ def spans(data: NDArray[np.uint8], starts: NDArray[np.int64], ends: NDArray[np.i
 
 def to_text(array: pa.BinaryArray) -> pa.StringArray:
     """Return ``array`` as text; bytes that are no UTF-8 become the replacement character."""
-    if array.null_count == 0 and (not len(array) or not (binary_buffers(array)[1] > 127).any()):
+    if array.null_count == 0 and (not len(array) or binary_buffers(array)[1].max(initial=0) < 128):
         return array.view(pa.string())
     return pa.array([None if b is None else b.decode("utf-8", "replace") for b in array.to_pylist()], pa.string())
 

@@ -18,6 +18,9 @@ from raypro.data.headers import with_clans
 from raypro.data.readers import Piece, read_piece
 from raypro.data.records import RECORDS, REJECTS, Limits, binary_buffers, clean
 
+Blocks = list[tuple[pa.RecordBatch, NDArray[np.int64]]]
+"""Records ordered by bucket (``SCATTERED``), block by block, and where each bucket begins in a block [buckets + 1]."""
+
 SCATTERED = RECORDS.append(pa.field("hash", pa.uint64()))
 PART_BYTES = 64 << 20
 """Sequences gathered from a piece before they are written out, in bytes."""
@@ -31,6 +34,8 @@ class ScatterJob:
     """What holds for every piece of a build: where the parts go, how many buckets there are, and how records are cleaned."""
 
     folder: Path
+    memory: int
+    """Sequences of one piece that stay in memory, in bytes; what is beyond goes to files."""
     buckets: int
     seed: int
     sequence_column: str
@@ -43,10 +48,12 @@ class Scattered:
     """What became of a piece."""
 
     number: int
-    parts: list[Path] = field(default_factory=list)
-    """Arrow files with one record batch a bucket."""
+    parts: list[Path | Blocks] = field(default_factory=list)
+    """Arrow files with one record batch a bucket, or what would be in them."""
     rejects: list[Path] = field(default_factory=list)
     """Arrow streams of the rejected records (``REJECTS``)."""
+    in_memory: int = 0
+    """Sequences of the parts that are no files, in bytes."""
     lines: int = 0
     records: int = 0
     """Accepted records."""
@@ -66,7 +73,7 @@ def scatter(job: ScatterJob, numbered: tuple[int, Piece]) -> Scattered:
     """
     number, piece = numbered
     result = Scattered(number)
-    gathered: list[tuple[pa.RecordBatch, NDArray[np.int64]]] = []
+    gathered: Blocks = []
     size = 0
     for records, strays, lines in read_piece(piece, job.sequence_column):
         accepted, rejects = clean(records, job.limits)
@@ -79,9 +86,9 @@ def scatter(job: ScatterJob, numbered: tuple[int, Piece]) -> Scattered:
         gathered.append(_by_bucket(job, accepted))
         size += accepted["sequence"].nbytes
         if size >= PART_BYTES:
-            _write_part(job, result, gathered)
+            _add_part(job, result, gathered, size)
             gathered, size = [], 0
-    _write_part(job, result, gathered)
+    _add_part(job, result, gathered, size)
     return result
 
 
@@ -126,13 +133,22 @@ def _by_bucket(job: ScatterJob, accepted: pa.Table) -> tuple[pa.RecordBatch, NDA
     return batch, np.concatenate(([0], np.cumsum(np.bincount(buckets, minlength=job.buckets))))
 
 
-def _write_part(job: ScatterJob, result: Scattered, gathered: list[tuple[pa.RecordBatch, NDArray[np.int64]]]) -> None:
+def bucket_slices(blocks: Blocks, bucket: int) -> list[pa.RecordBatch]:
+    """Return the records of one bucket, as views."""
+    return [batch.slice(at[bucket], at[bucket + 1] - at[bucket]) for batch, at in blocks]
+
+
+def _add_part(job: ScatterJob, result: Scattered, gathered: Blocks, size: int) -> None:
     if not gathered:
+        return
+    if result.in_memory + size <= job.memory:
+        result.in_memory += size
+        result.parts.append(gathered)
         return
     path = job.folder / f"{result.number:06d}-{len(result.parts):05d}.arrow"
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, SCATTERED) as writer:
         for bucket in range(job.buckets):
-            slices = [batch.slice(at[bucket], at[bucket + 1] - at[bucket]) for batch, at in gathered]
+            slices = bucket_slices(gathered, bucket)
             writer.write_batch(slices[0] if len(slices) == 1 else pa.concat_batches(slices))
     result.parts.append(path)
 
