@@ -14,7 +14,7 @@ from raypro.arguments import one_line_errors, parse, parse_command
 from raypro.audit import audit, read_uses
 from raypro.cluster.corpus import build_command, check_command, show_command
 from raypro.cluster.doctor import doctor
-from raypro.cluster.train import pretrain, saved_experiment
+from raypro.cluster.train import RUN_FILE, pretrain, saved_experiment
 from raypro.config import InputError
 from raypro.data.corpus import Corpus
 from raypro.data.synthetic import build_synthetic
@@ -23,6 +23,7 @@ from raypro.evaluate.validation import Findings, load_model, validate_alignment,
 from raypro.experiment import Experiment
 from raypro.home import home, run_folder
 from raypro.presets import demo_corpus
+from raypro.summary import log_findings
 from raypro.tracking import send_pending
 from raypro.training import data_plan
 from raypro.ui import ui
@@ -93,12 +94,13 @@ def validate_command(checkpoint: Folder, /, corpus: str | None = None, out: Path
     Args:
         checkpoint: a folder step_... of a run.
         corpus: the corpus; the one it was trained on where missing.
-        out: folder for the pictures; ``validation`` in the run's where missing.
+        out: folder for the pictures; ``validation/step_...`` in the run's where missing.
         sequences: sequences of each family that its contact map is averaged over.
     """
     model = load_model(checkpoint)
     opened = Corpus.open(corpus or model.experiment.corpus)
-    _print_findings(validate_model(model, opened, out or checkpoint.absolute().parent / "validation", sequences))
+    run = checkpoint.absolute().parent
+    _conclude(run, model.step, validate_model(model, opened, out or run / "validation" / checkpoint.name, sequences), "validation")
 
 
 def contacts_command(
@@ -110,14 +112,16 @@ def contacts_command(
         checkpoint: a folder step_... of a run.
         alignment: the family's alignment, FASTA with gaps, plain or gzip.
         contacts: its contacts, tab-separated: columns i and j from 1, distance in angstrom.
-        out: folder for the picture; ``validation`` in the run's where missing.
+        out: folder for the picture; ``validation/step_...`` in the run's where missing.
         sequences: sequences of the family that the map is averaged over.
         seed: of their choice.
     """
     model, family = load_model(checkpoint), read_alignment(alignment)
     known = read_contacts(contacts, family.width)
     name = alignment.name.split(".")[0]
-    _print_findings(validate_alignment(model, family, known, name, out or checkpoint.absolute().parent / "validation", sequences, seed))
+    run = checkpoint.absolute().parent
+    findings = validate_alignment(model, family, known, name, out or run / "validation" / checkpoint.name, sequences, seed)
+    _conclude(run, model.step, findings, f"contacts_{name}")
 
 
 def list_command() -> None:
@@ -156,7 +160,8 @@ def sync_command(run: Name, /) -> None:
     print(f"run {run}: {send_pending(run_folder(run))} records sent")
 
 
-def _print_findings(findings: Findings) -> None:
+def _conclude(run: Path, step: int, findings: Findings, folder: str) -> None:
+    """Print what was found and, where the checkpoint lies in a run's folder, add it to the run in MLflow."""
     table = Table("metric", "value")
     for name, value in findings.metrics.items():
         table.add_row(name, f"{value:.4f}")
@@ -164,6 +169,12 @@ def _print_findings(findings: Findings) -> None:
     console.print(table)
     for picture in findings.pictures:
         console.print(str(picture), soft_wrap=True, highlight=False)
+    if (run / RUN_FILE).is_file():
+        log_findings(run, step, findings, folder)
+        try:
+            send_pending(run)
+        except InputError as error:
+            console.print(f"not in MLflow yet: {error}; raypro runs sync {run.name} sends it", soft_wrap=True, highlight=False)
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {

@@ -1,5 +1,6 @@
 """The end of a run: what it learned against chance, measured, drawn, logged and said."""
 
+import json
 import math
 from pathlib import Path
 
@@ -30,6 +31,17 @@ def conclude(experiment: Experiment, run: Path, best: Path, outbox: Outbox) -> N
     rows = compare_with_chance(findings)
     outbox.description(describe_run(experiment, corpus, model.step, rows, run))
     print_summary(run, rows, experiment)
+
+
+def log_findings(run: Path, step: int, findings: Findings, folder: str) -> None:
+    """Add later findings about a checkpoint to its run: as metrics, and as ``FOLDER/step_.../`` with the pictures and the figures."""
+    outbox = Outbox(run, "validation")
+    outbox.metrics(step, {f"{folder}/{name.replace('/', '_')}": value for name, value in findings.metrics.items()})
+    place = f"{folder}/step_{step:08d}"
+    outbox.text(f"{place}/metrics.json", json.dumps(findings.metrics, indent=1))
+    for picture in findings.pictures:
+        outbox.artifact(picture, place)
+    outbox.close()
 
 
 def draw_curves(experiment: Experiment, run: Path, corpus: Corpus) -> tuple[Path, ...]:

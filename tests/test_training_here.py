@@ -1,0 +1,100 @@
+"""What a training worker does, in this process: budgets, patience, checkpoints, resuming."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from raypro.audit import audit, read_uses
+from raypro.core import checkpoint
+from raypro.core.loop import TrainState
+from raypro.data.source import read_here
+from raypro.experiment import Budget, Experiment, Validation
+from raypro.outbox import read_records
+from raypro.training import data_plan, train
+from tests.small import random_sequences, tiny_experiment, write_corpus
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("here") / "corpus"
+    write_corpus(folder, {"train": random_sequences(200, 10, 60), "valid": random_sequences(40, 10, 60, seed=1)})
+    return folder
+
+
+def run(experiment: Experiment, folder: Path, resume: Path | None = None) -> TrainState:
+    folder.mkdir(exist_ok=True)
+    return train(experiment, folder, read_here, lambda metrics, path: None, resume)
+
+
+def test_an_epoch_uses_each_sequence_once_and_ends_with_a_checkpoint(corpus: Path, tmp_path: Path) -> None:
+    experiment = tiny_experiment(corpus, budget=Budget(epochs=2), validation=Validation(every=1000))
+    state = run(experiment, tmp_path / "run")
+    assert (tmp_path / "run" / f"step_{state.step:08d}" / "model.safetensors").is_file()
+    epochs = audit(data_plan(experiment), read_uses(tmp_path / "run"))
+    assert [(e.rows, e.whole == e.windows, e.wrong) for e in epochs] == [(200, True, [])] * 2
+
+
+def test_a_step_budget_is_kept_to_the_step(corpus: Path, tmp_path: Path) -> None:
+    assert run(tiny_experiment(corpus, budget=Budget(steps=7, epochs=50)), tmp_path / "run").step == 7
+
+
+def test_a_time_budget_ends_at_the_next_logging(corpus: Path, tmp_path: Path) -> None:
+    assert run(tiny_experiment(corpus, budget=Budget(minutes=1e-6)), tmp_path / "run").step == 2
+
+
+def test_patience_ends_a_run_that_no_longer_improves(corpus: Path, tmp_path: Path) -> None:
+    frozen = tiny_experiment(corpus, budget=Budget(steps=1000), validation=Validation(every=2, patience=3))
+    state = run(replace(frozen, optimizer=replace(frozen.optimizer, learning_rate=1e-30)), tmp_path / "run")
+    assert (state.step, state.stale) == (8, 3)  # the first validation is the best, three more are no better
+
+
+@pytest.mark.parametrize("stop", [4, 8, 12])
+def test_resuming_anywhere_gives_the_weights_of_an_undisturbed_run(corpus: Path, tmp_path: Path, stop: int) -> None:
+    experiment = tiny_experiment(corpus, budget=Budget(steps=16), encoder=replace(tiny_experiment(corpus).encoder, dropout=0.1))
+    whole = run(experiment, tmp_path / "whole")
+    broken = shutil.copytree(tmp_path / "whole", tmp_path / "broken")
+    resumed = run(experiment, broken, broken / f"step_{stop:08d}")
+    assert resumed.step == whole.step
+    for one, other in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert read_uses(broken) == read_uses(tmp_path / "whole")
+
+
+def test_what_lies_beyond_the_checkpoint_is_forgotten_at_resuming(corpus: Path, tmp_path: Path) -> None:
+    experiment = tiny_experiment(corpus, budget=Budget(steps=12))
+    folder = tmp_path / "run"
+    run(experiment, folder)
+    (folder / ".step_00000016.123").mkdir()
+    run(replace(experiment, budget=Budget(steps=8)), folder, folder / "step_00000004")
+    assert sorted(path.name for path in folder.glob("*step_*")) == ["step_00000004", "step_00000008"]
+    assert sorted(path.name.split(".")[0] for path in (folder / "record").iterdir()) == ["step_00000004", "step_00000008"]
+
+
+def test_an_audit_sees_what_was_used_twice_or_left_out(corpus: Path, tmp_path: Path) -> None:
+    experiment = tiny_experiment(corpus, budget=Budget(epochs=2))
+    run(experiment, tmp_path / "run")
+    plan, uses = data_plan(experiment), read_uses(tmp_path / "run")
+    assert audit(plan, [*uses, uses[3]])[0].wrong
+    assert audit(plan, uses[:3] + uses[4:])[0].wrong
+    swapped = [replace(use, digest=use.digest + 1) if use is uses[5] else use for use in uses]
+    assert audit(plan, swapped)[0].wrong
+
+
+def test_validation_compares_between_seeds_and_steps(corpus: Path, tmp_path: Path) -> None:
+    still = tiny_experiment(corpus, budget=Budget(steps=8))
+    still = replace(still, optimizer=replace(still.optimizer, learning_rate=1e-30))
+    run(still, tmp_path / "run")
+    losses = {checkpoint.load(path).metrics["valid/loss"] for path in (tmp_path / "run").glob("step_*")}
+    assert len(losses) == 1
+
+
+def test_what_is_logged(corpus: Path, tmp_path: Path) -> None:
+    run(tiny_experiment(corpus), tmp_path / "run")
+    records = [record for record, _ in read_records(tmp_path / "run" / "tracking" / "outbox-worker.jsonl", 0)]
+    points = [record for record in records if record["kind"] == "metrics"]
+    names = {name for point in points for name in point["values"]}
+    assert {"train/loss", "train/learning_rate", "train/epoch", "speed/tokens_per_second", "speed/padding_waste", "valid/loss"} <= names
+    assert [point["step"] for point in points if "train/loss" in point["values"]] == [2, 4, 6, 8]
