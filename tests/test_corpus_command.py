@@ -39,7 +39,9 @@ def test_a_build_without_inputs_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.cluster
-def test_ray_builds_the_same_corpus(tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("memory", [0, 1 << 20], ids=["parts in files", "parts in memory"])
+def test_ray_builds_the_same_corpus(tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch, memory: int) -> None:
+    monkeypatch.setattr(building, "MEMORY_BYTES", memory)
     (tmp_path / "a.fasta").write_text(TEXT)
     for name, size in (("PIECE_BYTES", 700), ("BUCKET_BYTES", 500), ("SHARD_BUCKETS", 2)):
         monkeypatch.setattr(building, name, size)
