@@ -14,8 +14,8 @@ from raypro.experiment import Experiment
 from raypro.outbox import FOLDER, Outbox, read_records
 
 PICTURES = "pictures"
-FAMILY_SEQUENCES = 8
-"""Sequences of each family that the contact maps at the end of a run are averaged over."""
+MAP_TOKENS, MOST_SEQUENCES = 2_000_000, 8
+"""What a family's contact map may cost at the end of a run, in tokens through the encoder, and the most sequences it is averaged over."""
 
 
 def conclude(experiment: Experiment, run: Path, best: Path, outbox: Outbox) -> None:
@@ -23,7 +23,10 @@ def conclude(experiment: Experiment, run: Path, best: Path, outbox: Outbox) -> N
     model = load_model(best)
     corpus = Corpus.open(experiment.corpus)
     print(f"validating {best.name}", flush=True)
-    findings = validate_model(model, corpus, run / PICTURES, FAMILY_SEQUENCES)
+    sequences = affordable_sequences(experiment.batches.max_length)
+    findings = validate_model(model, corpus, run / PICTURES, sequences)
+    if not sequences and corpus.manifest.contacts:
+        print(f"contact maps of long families take long on their own: raypro validate {best}", flush=True)
     outbox.metrics(model.step, {f"valid_{name}": value for name, value in findings.metrics.items()})  # so that pages show the curves first
     curves = draw_curves(experiment, run, corpus)
     for picture in (*curves, *findings.pictures):
@@ -31,6 +34,11 @@ def conclude(experiment: Experiment, run: Path, best: Path, outbox: Outbox) -> N
     rows = compare_with_chance(findings)
     outbox.description(describe_run(experiment, corpus, model.step, rows, run))
     print_summary(run, rows, experiment)
+
+
+def affordable_sequences(length: int) -> int:
+    """Return how many sequences of ``length`` residues a contact map at the end of a run is averaged over: L (L - 1) / 2 passes each."""
+    return min(MOST_SEQUENCES, MAP_TOKENS // max(1, length * (length - 1) // 2 * length))
 
 
 def log_findings(run: Path, step: int, findings: Findings, folder: str) -> None:

@@ -15,6 +15,7 @@ import torch
 from raypro.cli import COMMANDS, main, pretrain_main
 from raypro.data.synthetic import build_synthetic
 from raypro.experiment import Experiment
+from raypro.summary import affordable_sequences
 from tests.small import random_sequences, write_corpus
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -104,6 +105,10 @@ def test_bad_input_to_a_job_is_one_line_and_starts_nothing(
     assert exit_.value.code == 2
     assert said.startswith("error: ") and said.count("\n") == 1 and re.search(message, said)
     assert not (raypro_home / "runs").exists()
+
+
+def test_contact_maps_at_the_end_of_a_run_stay_affordable() -> None:
+    assert [affordable_sequences(length) for length in (1, 32, 80, 200, 1000)] == [8, 8, 7, 0, 0]
 
 
 def test_every_command_says_what_it_does() -> None:

@@ -72,7 +72,7 @@ def validate_model(model: Model, corpus: Corpus, out: Path, sequences: int = 32,
         model: any with a token head, a pair head or both.
         corpus: its validation split gives Table 2 and Figure 3; where families have known contacts, contact maps are scored.
         out: folder of the pictures.
-        sequences: sequences of each family that its contact map is averaged over.
+        sequences: sequences of each family that its contact map is averaged over; 0: no maps.
         progress: show a progress bar.
 
     Returns:
@@ -87,7 +87,7 @@ def validate_model(model: Model, corpus: Corpus, out: Path, sequences: int = 32,
     if report.kl_counts is not None:
         figure = plots.divergence_histogram(report.kl_counts, KL_EDGES, report.metrics["table2/KL_mean"])
         pictures.append(plots.save(figure, out / "figure3_divergence.png"))
-    if model.module.has_pair_head and corpus.manifest.contacts:
+    if model.module.has_pair_head and corpus.manifest.contacts and sequences:
         truth = read_contacts(corpus)
         for split, group in (("valid", "contacts"), ("test", "contacts_unseen")):
             scored = []
