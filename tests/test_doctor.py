@@ -135,6 +135,7 @@ def test_dashboard(nobody_there):
 
 
 def test_what_fails_is_said_and_counts(raypro_home, monkeypatch, capsys, nobody_there):
+    monkeypatch.setattr(doctor.ray, "is_initialized", lambda: False)  # whatever cluster an earlier test left connected
     assert doctor.doctor(workers=1, cpus_per_worker=0.5) == 0
     monkeypatch.setenv("RAY_ADDRESS", nobody_there)
     assert doctor.doctor(workers=1, cpus_per_worker=0.5) == 1
