@@ -38,7 +38,7 @@ $(STAMP): pyproject.toml
 	@usable='import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))'; \
 	if ! $(PYTHON) -c "$$usable" 2>/dev/null || ! $(PYTHON) -m pip --version >/dev/null 2>&1; then \
 	    found=; bare=; \
-	    for python in python3.12 python3.11 python3; do \
+	    for python in python3.11 python3.12 python3; do \
 	        "$$python" -c "$$usable" 2>/dev/null || continue; \
 	        if "$$python" -c 'import ensurepip, venv' 2>/dev/null; then found=$$python; break; fi; \
 	        bare=$${bare:-$$python}; \
