@@ -1,7 +1,10 @@
 """Where a result comes from: the versions and the commit of the code that made it."""
 
+import getpass
+import os
 import platform
 import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -33,3 +36,14 @@ def git_commit(folder: Path | None = None) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None if done.returncode == 0 else None
+
+
+def identity_tags() -> dict[str, str]:
+    """Return who runs what: the tags that MLflow's own columns User, Source and Version show."""
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):  # a user id without a name, in a container
+        user = str(os.getuid())
+    commit = git_commit()
+    known = {"mlflow.user": user, "mlflow.source.name": Path(sys.argv[0]).name, "mlflow.source.type": "LOCAL"}
+    return known | ({"mlflow.source.git.commit": commit} if commit else {})

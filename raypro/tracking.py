@@ -6,7 +6,6 @@ A run that is resumed goes on in the same MLflow run.
 """
 
 import fcntl
-import getpass
 import json
 import logging
 import os
@@ -24,7 +23,7 @@ from raypro.address import first_line, reason, sqlite_file, tracking_address
 from raypro.config import InputError
 from raypro.delivery import Delivery, Point, Refused, Sent, sole_delivery
 from raypro.outbox import Outbox, last_status
-from raypro.provenance import git_commit
+from raypro.provenance import identity_tags
 
 INTERVAL = 2.0
 """Seconds between two looks into the outboxes."""
@@ -52,9 +51,13 @@ class Sender:
         run_name: str | None = None,
         tracking_uri: str | None = None,
         parent_run_id: str | None = None,
+        first_look: float = 0.0,
         say: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True),
     ) -> None:
-        """Prepare to send the records of ``run_folder`` as the run ``run_name`` (default: the folder's name); see :meth:`start`."""
+        """Prepare to send the records of ``run_folder`` as the run ``run_name`` (default: the folder's name); see :meth:`start`.
+
+        Before the ``first_look`` seconds after the start mlflow is not loaded, which takes a core for seconds.
+        """
         self.run_folder = run_folder.absolute()
         self.address = tracking_address(tracking_uri)
         sent = Sent.load(self.run_folder)
@@ -65,7 +68,7 @@ class Sender:
             sent.forget()
             sent.address = self.address
         self._delivery = Delivery(self.run_folder, sent, _MlflowRun(self.run_folder))
-        self._say = say
+        self._say, self._first_look = say, first_look
         self._held = ExitStack()
         self._closing = threading.Event()
         self._failures = 0
@@ -87,7 +90,7 @@ class Sender:
         self._delivery.sent.save(self.run_folder)
         self.outbox = Outbox(self.run_folder, "driver")
         self.outbox.status("RUNNING")
-        self.outbox.tags(_identity())
+        self.outbox.tags(identity_tags())
         self._thread.start()
         return self
 
@@ -126,7 +129,8 @@ class Sender:
     def _send_until_closed(self) -> None:
         last = False
         while not last:
-            last = self._closing.wait(min(INTERVAL * 2**self._failures, LONGEST_INTERVAL) if self._failures or self._answered else 0)
+            known = self._failures or self._answered
+            last = self._closing.wait(min(INTERVAL * 2**self._failures, LONGEST_INTERVAL) if known else self._first_look)
             try:
                 self._delivery.deliver()
             except Exception as error:  # whatever goes wrong with tracking, the run goes on; the records stay
@@ -285,17 +289,6 @@ def _quiet_mlflow() -> Any:
     for logger in ("mlflow", "alembic"):
         logging.getLogger(logger).setLevel(logging.ERROR)
     return mlflow
-
-
-def _identity() -> dict[str, str]:
-    """Return who runs what: the tags that MLflow's own columns User, Source and Version show."""
-    try:
-        user = getpass.getuser()
-    except (OSError, KeyError):  # a user id without a name, in a container
-        user = str(os.getuid())
-    commit = git_commit()
-    known = {"mlflow.user": user, "mlflow.source.name": Path(sys.argv[0]).name, "mlflow.source.type": "LOCAL"}
-    return known | ({"mlflow.source.git.commit": commit} if commit else {})
 
 
 def _cut(text: str, longest: int) -> str:

@@ -26,6 +26,8 @@ from raypro.tracking import Sender
 from raypro.training import data_plan
 
 RUN_FILE = "run.json"
+WORKERS_START = 15.0
+"""Seconds that the workers take to start, in which the driver leaves them the processor."""
 CHANGEABLE = ("budget", "validation", "workers", "tracking")
 """What may differ when a run is resumed; anything else would make it another run."""
 
@@ -59,7 +61,8 @@ def pretrain(experiment: Experiment, resume: bool = False) -> Outcome:
         run.mkdir(parents=True, exist_ok=True)
         _write_json(run / RUN_FILE, {"experiment": experiment.to_plain(), "corpus_checksum": corpus.manifest.checksum})
         print(f"run {run.name}: {run}", flush=True)
-        with Sender(run, experiment.tracking.experiment, run.name, experiment.tracking.uri) as sender:
+        tracking = experiment.tracking
+        with Sender(run, tracking.experiment, run.name, tracking.uri, first_look=WORKERS_START) as sender:
             describe(sender.outbox, experiment, corpus)
             with RunProgress(run, experiment.budget):
                 outcome = _fit(experiment, run, cpus)
