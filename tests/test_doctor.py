@@ -8,7 +8,9 @@ import pytest
 
 from raypro.cluster import checks, doctor
 from raypro.cluster.resources import Node, alive_nodes, shortage
+from raypro.cluster.train import worker_cpus
 from raypro.config import InputError
+from raypro.experiment import Workers
 
 LAPTOP = Node("a", "laptop", 2, 0)
 SERVER = Node("b", "server", 8, 2)
@@ -145,13 +147,18 @@ def test_what_fails_is_said_and_counts(raypro_home, monkeypatch, capsys, nobody_
     assert doctor.doctor(workers=10_000) == 1
 
 
-@pytest.mark.cluster
-def test_more_than_the_cluster_has_is_refused_at_once(ray_cluster):
-    doctor.preflight(2, 1, 0)
-    with pytest.raises(InputError, match="3 workers of 1 CPUs .* 2 CPUs and 0 GPUs on 1 node"):
-        doctor.preflight(3, 1, 0)
-    with pytest.raises(InputError, match="1 GPUs each do not fit"):
-        doctor.preflight(1, 1, 1)
+def test_workers_share_what_there_is_and_what_does_not_fit_is_refused():
+    one, small = [Node("a", "a", 2, 0)], Node("b", "b", 4, 0)
+    assert worker_cpus(Workers(count=2), one) == 0.5
+    assert worker_cpus(Workers(count=3), [small, small]) == 2  # an even share, 2.3, would leave room for two
+    assert worker_cpus(Workers(count=1, cpus=1.5), one) == 1.5
+    for workers, message in (
+        (Workers(count=3, cpus=1), "3 workers of 1 CPUs .* 2 CPUs and 0 GPUs on 1 node"),
+        (Workers(gpus=1), "1 GPUs each do not fit"),
+        (Workers(count=2, cpus=1), "leave none of the 2 CPUs to read the corpus"),
+    ):
+        with pytest.raises(InputError, match=message):
+            worker_cpus(workers, one)
 
 
 @pytest.mark.cluster

@@ -1,4 +1,4 @@
-"""``raypro doctor``: what can go wrong, checked before it does; and the check of resources that every run begins with."""
+"""``raypro doctor``: what can go wrong, checked before it does."""
 
 import os
 from collections.abc import Iterator
@@ -11,8 +11,7 @@ from rich.table import Column, Table
 
 from raypro.cluster import checks as check
 from raypro.cluster.checks import Check
-from raypro.cluster.resources import alive_nodes, shortage, this_machine
-from raypro.config import InputError
+from raypro.cluster.resources import alive_nodes, this_machine
 
 STYLES = {"pass": "green", "warn": "yellow", "fail": "bold red"}
 
@@ -40,17 +39,6 @@ def doctor(workers: int = 2, cpus_per_worker: float = 1.0, gpus_per_worker: floa
         table.add_row(one.name, f"[{STYLES[one.outcome]}]{one.outcome}[/]", escape(one.found), escape(one.advice))
     Console().print(table)
     return int(any(one.outcome == "fail" for one in found))
-
-
-def preflight(workers: int, cpus_per_worker: float, gpus_per_worker: float) -> None:
-    """Check that the connected cluster can ever hold the workers, whatever else runs on it now.
-
-    Raises:
-        InputError: it cannot; Ray itself would wait for ever.
-    """
-    lack = shortage(alive_nodes(), workers, cpus_per_worker, gpus_per_worker)
-    if lack:
-        raise InputError(lack)
 
 
 @contextmanager
