@@ -132,7 +132,8 @@ def head(tmp_path: Path) -> Iterator[dict[str, str]]:
         "--ray-client-server-port=20001",
     ]
     command += [f"--temp-dir=/tmp/raypro-head-{os.getpid()}", "--object-store-memory=300000000", "--dashboard-host=127.0.0.1"]
-    command += ["--node-ip-address=127.0.0.1"]
+    # ports of its own: the agent of another cluster on this machine (the tests' own) holds the usual ones, and without one no job starts
+    command += ["--node-ip-address=127.0.0.1", "--dashboard-agent-listen-port=28266", "--dashboard-agent-grpc-port=28267"]
     ray = Path(sys.executable).parent / "ray"
     process = subprocess.Popen([ray, *command], env=environment, start_new_session=True, stdout=subprocess.DEVNULL)
     yield {**environment, "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}
@@ -147,7 +148,7 @@ def test_a_submitted_job_trains_and_leaves_everything_in_the_home(head: dict[str
     ray = Path(sys.executable).parent / "ray"
     job = f"python jobs/pretrain_pmlm.py --name submitted --corpus {corpus.path} {' '.join(TINY_RUN)}".split()
     submit = [ray, "job", "submit", "--working-dir", str(ROOT), "--", *job]
-    for _ in range(30):  # the head takes some seconds until it accepts jobs
+    for _ in range(15):  # the head takes some seconds until it accepts jobs
         done = subprocess.run(submit, env=head, capture_output=True, text=True, timeout=240)
         if done.returncode == 0 or not re.search("No available agent|onnection|Failed to connect", done.stderr):
             break
