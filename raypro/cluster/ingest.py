@@ -28,11 +28,18 @@ Block = "ray.ObjectRef[pa.Table]"
 
 
 def ray_reader(plan: Plan) -> Reader:
-    """Return a reader that reads, tokenises and batches in Ray Data tasks, ahead of the training step."""
+    """Return a reader that reads, tokenises and batches in Ray Data tasks, ahead of the training step.
+
+    The very first window is read by the worker itself, which would only wait for the first pipeline to start.
+    """
 
     def read(tasks: Iterable[WindowTask]) -> Iterator[PackedBatch]:
+        tasks = iter(tasks)
+        first = list(islice(tasks, 1))
         blocks: queue.Queue[Block | BaseException | None] = queue.Queue(TASKS // 2)
-        threading.Thread(target=_run_pipelines, args=(plan, iter(tasks), blocks), name="read-ahead", daemon=True).start()
+        threading.Thread(target=_run_pipelines, args=(plan, tasks, blocks), name="read-ahead", daemon=True).start()
+        for task in first:
+            yield from plan.read(task)
         while (block := blocks.get()) is not None:
             if isinstance(block, BaseException):
                 raise block
