@@ -85,6 +85,7 @@ def test_bad_input_to_a_command_is_one_line_and_exit_status_2(
         (["--corpus", "corpus", "--workers.gpus", "1", "--workers.count", "4"], "0 GPUs|do not fit"),
         (["--corpus", "corpus", "--batches.token-budget", "10"], "token_budget: 10 tokens do not hold one sequence"),
         (["--corpus", "unsplit"], "no sequence in its valid split"),
+        (["--corpus", "damaged"], "damaged/train-00000.parquet: its checksum differs"),
     ],
 )
 def test_bad_input_to_a_job_is_one_line_and_starts_nothing(
@@ -99,6 +100,9 @@ def test_bad_input_to_a_job_is_one_line_and_starts_nothing(
     monkeypatch.chdir(tmp_path)
     write_corpus(tmp_path / "corpus", {"train": random_sequences(20, 5, 20), "valid": random_sequences(5, 5, 20)})
     write_corpus(tmp_path / "unsplit", {"train": random_sequences(20, 5, 20)})
+    damaged = write_corpus(tmp_path / "damaged", {"train": random_sequences(20, 5, 20), "valid": random_sequences(5, 5, 20)})
+    with (damaged.path / "train-00000.parquet").open("r+b") as file:
+        file.write(b"PAR2")
     with pytest.raises(SystemExit) as exit_:
         pretrain_main(importlib.import_module("pretrain_pmlm").PRESETS, args)
     said = capsys.readouterr().err

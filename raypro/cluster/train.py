@@ -28,6 +28,8 @@ from raypro.training import data_plan
 RUN_FILE = "run.json"
 WORKERS_START = 15.0
 """Seconds that the workers take to start, in which the driver leaves them the processor."""
+CHECKED_BYTES = 1 << 30
+"""Largest corpus whose checksums every run verifies, which takes a second; a larger one is for ``raypro corpus check``."""
 CHANGEABLE = ("budget", "validation", "workers", "tracking")
 """What may differ when a run is resumed; anything else would make it another run."""
 
@@ -127,6 +129,8 @@ def require_corpus(experiment: Experiment) -> Corpus:
         InputError: it cannot; says why.
     """
     corpus = Corpus.open(experiment.corpus)
+    if sum(path.stat().st_size for path in corpus.path.glob("*.parquet")) <= CHECKED_BYTES:
+        corpus.check()
     for split in ("train", "valid"):
         if not corpus.rows(split):
             raise InputError(f"{corpus.path}: no sequence in its {split} split; build the corpus with one")
