@@ -81,6 +81,11 @@ class Transformer(nn.Module):
                 x = block(x, visible, rotations)
         return self.norm(x) if self.shape.norm == "pre" else x
 
+    @staticmethod
+    def summary(h: Tensor, tokens: Tensor) -> Tensor:
+        """Return the vectors [B, D] at CLS, the first token, for h [B, T, D]."""
+        return h[:, 0]
+
 
 class Block(nn.Module):
     """Self-attention and a feed-forward layer, each added to what goes in."""
