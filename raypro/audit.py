@@ -2,10 +2,12 @@
 
 import json
 from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from raypro.data.plan import Plan, digest
 from raypro.data.source import Use
@@ -35,7 +37,11 @@ def read_uses(run: Path) -> list[Use]:
     return [Use(**json.loads(line)) for file in files for line in file.read_text().splitlines()]
 
 
-def audit(plan: Plan, uses: list[Use]) -> list[EpochAudit]:
+Windows = Callable[[int], Sequence[NDArray[np.int64]]]
+"""The rows of each window of an epoch; in fine-tuning, of each step."""
+
+
+def audit(windows: Windows, uses: list[Use]) -> list[EpochAudit]:
     """Compare a record with the plan: the digests of a window's batches must add up to that of its rows.
 
     The digest of a set of rows is a sum of 64-bit hashes, so no other set that could come of a fault has it; a batch that was
@@ -45,23 +51,28 @@ def audit(plan: Plan, uses: list[Use]) -> list[EpochAudit]:
     for use in uses:
         by_epoch[use.epoch][use.window].append(use)
     last = max(by_epoch, default=0)
-    return [_audit_epoch(plan, epoch, by_epoch[epoch], finished=epoch < last) for epoch in sorted(by_epoch)]
+    return [_audit_epoch(epoch, windows(epoch), by_epoch[epoch], finished=epoch < last) for epoch in sorted(by_epoch)]
 
 
-def _audit_epoch(plan: Plan, epoch: int, by_window: dict[int, list[Use]], finished: bool) -> EpochAudit:
-    found = EpochAudit(epoch, len(plan.windows))
-    for window, groups in enumerate(plan.windows):
+def planned(plan: Plan) -> Windows:
+    """Return the windows of a plan, which are the same in every epoch."""
+    return lambda epoch: [groups[0].first_row + np.arange(sum(group.rows for group in groups)) for groups in plan.windows]
+
+
+def _audit_epoch(epoch: int, windows: Sequence[NDArray[np.int64]], by_window: dict[int, list[Use]], finished: bool) -> EpochAudit:
+    found = EpochAudit(epoch, len(windows))
+    for window, expected in enumerate(windows):
         uses = by_window.get(window, [])
-        rows, expected = sum(use.rows for use in uses), sum(group.rows for group in groups)
+        rows = sum(use.rows for use in uses)
         found.rows += rows
         twice = len(uses) - len({use.batch for use in uses})
-        same = sum(use.digest for use in uses) % 2**64 == digest(groups[0].first_row + np.arange(expected))
-        if twice or rows > expected or (rows == expected and not same):
-            found.wrong.append(f"window {window}: {rows} rows used, {expected} there, {twice} batches twice")
-        elif rows == expected:
+        same = sum(use.digest for use in uses) % 2**64 == digest(expected)
+        if twice or rows > len(expected) or (rows == len(expected) and not same):
+            found.wrong.append(f"window {window}: {rows} rows used, {len(expected)} there, {twice} batches twice")
+        elif rows == len(expected):
             found.whole += 1
         elif finished:
-            found.wrong.append(f"window {window}: {rows} rows used, {expected} there")
+            found.wrong.append(f"window {window}: {rows} rows used, {len(expected)} there")
         else:
             found.opened += bool(uses)
     return found

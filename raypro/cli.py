@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -11,22 +12,24 @@ from rich.console import Console
 from rich.table import Table
 
 from raypro.arguments import one_line_errors, parse, parse_command
-from raypro.audit import audit, read_uses
+from raypro.audit import audit, planned, read_uses
 from raypro.cluster.corpus import build_command, check_command, show_command
 from raypro.cluster.doctor import doctor
-from raypro.cluster.train import RUN_FILE, pretrain, saved_experiment
+from raypro.cluster.train import RUN_FILE, finetune, pretrain, saved_experiment
 from raypro.config import InputError
 from raypro.data.corpus import Corpus
 from raypro.data.synthetic import build_synthetic
 from raypro.evaluate.alignment import read_alignment, read_contacts
-from raypro.evaluate.validation import Findings, load_model, validate_alignment, validate_model
-from raypro.experiment import Experiment
+from raypro.experiment import AnyExperiment, Experiment, FineTuning
+from raypro.finetuning import labelled_steps
 from raypro.home import home, run_folder
-from raypro.presets import demo_corpus
+from raypro.presets import SCRATCH, demo_corpus
+from raypro.pretraining import data_plan
 from raypro.summary import log_findings
+from raypro.tasks.tape import TASKS
 from raypro.tracking import send_pending
-from raypro.training import data_plan
 from raypro.ui import ui
+from raypro.validation import Findings, load_model, validate_alignment, validate_model
 
 Name = tyro.conf.Positional[str]
 Folder = tyro.conf.Positional[Path]
@@ -57,13 +60,44 @@ def pretrain_main(presets: Mapping[str, Callable[[], Experiment]], args: Sequenc
         first.add_argument("--resume", metavar="RUN")
         first.error = _refuse  # type: ignore[method-assign]
         chosen, rest = first.parse_known_args(args)
-        default = saved_experiment(chosen.resume)[0] if chosen.resume else presets[chosen.preset]()
+        default = _saved(chosen.resume, Experiment) if chosen.resume else presets[chosen.preset]()
         about = f"--preset {{{','.join(presets)}}} chooses the defaults below; --resume RUN goes on with a run."
         experiment = parse(Experiment, rest, default=default, description=about)
         if experiment.corpus == demo_corpus() and not Path(experiment.corpus).exists():
             print(f"making the demonstration corpus of synthetic families: {experiment.corpus}", flush=True)
             build_synthetic(Path(experiment.corpus))
         pretrain(experiment, resume=bool(chosen.resume))
+
+
+def finetune_main(base: Callable[[str, str, str], FineTuning], args: Sequence[str] | None = None) -> None:
+    """Run a fine-tuning job: ``--task``, ``--encoder`` and ``--data`` choose the defaults, which the command line may change in any field.
+
+    ``--resume RUN`` goes on with a run: its own experiment, of which budget, validation, workers and tracking may be changed.
+    """
+    with one_line_errors():
+        first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        for name in ("--task", "--encoder", "--data", "--resume"):
+            first.add_argument(name)
+        first.error = _refuse  # type: ignore[method-assign]
+        chosen, rest = first.parse_known_args(args)
+        about = "--task NAME --encoder CHECKPOINT --data FOLDER choose the defaults below; --resume RUN goes on with a run."
+        if {"-h", "--help"} & set(rest) and not chosen.task:
+            chosen.task, chosen.encoder, chosen.data = "regression", "convolution", "FOLDER"
+        if chosen.resume:
+            default = replace(_saved(chosen.resume, FineTuning), **({"data": chosen.data} if chosen.data else {}))
+        elif chosen.task and chosen.encoder and chosen.data:
+            default = base(chosen.task, chosen.encoder, chosen.data)
+        else:
+            _refuse(f"give --task ({', '.join(TASKS)}), --encoder (a checkpoint, {', '.join(SCRATCH)}) and --data, or --resume")
+        finetune(parse(FineTuning, rest, default=default, description=about), resume=bool(chosen.resume))
+
+
+def _saved(run: str, kind: type[Any]) -> Any:
+    """Return a run's experiment, which must be of a kind."""
+    experiment, _ = saved_experiment(run)
+    if not isinstance(experiment, kind):
+        raise InputError(f"{run}: that is a {type(experiment).__name__} run, not a {kind.__name__} one; give another, or its own job")
+    return experiment
 
 
 def _refuse(message: str) -> NoReturn:
@@ -124,14 +158,18 @@ def contacts_command(
     _conclude(run, model.step, findings, f"contacts_{name}")
 
 
+def _learned(experiment: AnyExperiment) -> object:
+    return experiment.task if isinstance(experiment, FineTuning) else experiment.objective
+
+
 def list_command() -> None:
     """List the runs in raypro's home."""
-    table = Table("run", "objective", "checkpoints", "last step")
+    table = Table("run", "learns", "checkpoints", "last step")
     for path in sorted((home() / "runs").glob("*/run.json")):
         steps = sorted(path.parent.glob("step_*"))
         experiment, _ = saved_experiment(path.parent.name)
         last = str(int(steps[-1].name.removeprefix("step_"))) if steps else "-"
-        table.add_row(path.parent.name, type(experiment.objective).__name__, str(len(steps)), last)
+        table.add_row(path.parent.name, type(_learned(experiment)).__name__, str(len(steps)), last)
     Console().print(table)
 
 
@@ -143,7 +181,8 @@ def audit_command(run: Name, /) -> int:
     """
     experiment, _ = saved_experiment(run)
     table = Table("epoch", "windows", "whole", "open", "sequences used", "verdict", title=f"run {run}, as of its last checkpoint")
-    epochs = audit(data_plan(experiment), read_uses(run_folder(run)))
+    windows = labelled_steps(experiment) if isinstance(experiment, FineTuning) else planned(data_plan(experiment))
+    epochs = audit(windows, read_uses(run_folder(run)))
     for found in epochs:
         verdict = "; ".join(found.wrong) or ("each exactly once" if found.whole == found.windows else "none twice, epoch not finished")
         table.add_row(str(found.epoch), str(found.windows), str(found.whole), str(found.opened), f"{found.rows:,}", verdict)

@@ -4,13 +4,23 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from raypro.config import InputError, from_plain, to_plain
+from raypro.core.encoders.convolution import ConvolutionShape
+from raypro.core.encoders.onehot import OneHotShape
 from raypro.core.encoders.transformer import TransformerShape
 from raypro.core.objectives.mlm import MLM
 from raypro.core.objectives.pmlm import PMLM
 from raypro.core.optimizer import Adam
+from raypro.tasks.classification import Classification
+from raypro.tasks.contacts import Contacts
+from raypro.tasks.regression import Regression
+from raypro.tasks.residues import ResidueClassification
 
 Objective = MLM | PMLM
 """The objectives that there are. A new one is a file in ``raypro/core/objectives`` and a name in this line."""
+Encoder = TransformerShape | ConvolutionShape | OneHotShape
+"""The encoders that there are: a file in ``raypro/core/encoders`` each, and a name in this line."""
+Task = Regression | Classification | ResidueClassification | Contacts
+"""The kinds of tasks that there are: a file in ``raypro/tasks`` each, and a name in this line."""
 
 
 @dataclass(frozen=True)
@@ -52,18 +62,18 @@ class Budget:
 class Validation:
     """What happens every so many steps: the loss on held-out sequences, and a checkpoint."""
 
-    every: int = 1000
-    """Optimizer steps between validations; a checkpoint is written after each, and at the end."""
-    sequences: int = 4096
-    """Most sequences of the validation split that are used, the first ones; its rows are shuffled."""
+    every: int | None = 1000
+    """Optimizer steps between validations; a checkpoint is written after each, and at the end. None: an epoch."""
+    sequences: int | None = 4096
+    """Most sequences of the validation split that are used, the first ones; its rows are shuffled. None: all."""
     patience: int | None = None
     """Stop after so many validations in a row that are no better than the best; None: never."""
     keep: int = 2
     """Checkpoints kept: the best so many, and the latest."""
 
     def __post_init__(self) -> None:
-        for name in ("every", "sequences", "keep"):
-            if getattr(self, name) < 1:
+        for name in ("every", "sequences", "keep", "patience"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"validation.{name}: {getattr(self, name)} must be 1 or more")
 
 
@@ -111,7 +121,7 @@ class Experiment:
     """Folder of the corpus."""
     objective: Objective
     """What is learned."""
-    encoder: TransformerShape = field(default_factory=TransformerShape)
+    encoder: Encoder = field(default_factory=TransformerShape)
     """The model."""
     optimizer: Adam = field(default_factory=Adam)
     """How the weights change."""
@@ -132,9 +142,11 @@ class Experiment:
     seed: int = 0
     """Seed of the weights, the order of the data, the masking and the dropout."""
 
+    selected_by = ("valid/loss", "min")
+    """The validation metric by which the best checkpoint is chosen."""
+
     def __post_init__(self) -> None:
-        if not self.name or not all(c.isalnum() or c in "-_." for c in self.name) or self.name.startswith("."):
-            raise InputError(f"name: {self.name!r} must be letters, digits, '-', '_' or '.', and not start with '.'")
+        require_name(self.name)
 
     def to_plain(self) -> dict[str, Any]:
         """Return the experiment as plain values."""
@@ -146,3 +158,83 @@ class Experiment:
         """Return the experiment that :meth:`to_plain` was called on; strict."""
         experiment: Experiment = from_plain(cls, plain)
         return experiment
+
+
+@dataclass(frozen=True)
+class SequenceBatches:
+    """How labelled sequences are batched."""
+
+    size: int = 32
+    """Sequences that make one optimizer step, over all workers."""
+    token_budget: int = 8192
+    """Most tokens that go through the model at once, padding included; a longer sequence goes alone. Changes speed and memory, not the loss."""
+
+    def __post_init__(self) -> None:
+        if self.size < 1 or self.token_budget < 1:
+            raise InputError("batches: size and token_budget must be 1 or more")
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """A fine-tuning run: a task is learned from labelled sequences."""
+
+    name: str
+    """Name of the run: its folder in raypro's home, and in MLflow."""
+    data: str
+    """Folder of the labelled data (``raypro task import``)."""
+    task: Task
+    """What is predicted, and by which head."""
+    encoder: Encoder = field(default_factory=TransformerShape)
+    """The model below the head; that of the checkpoint where there is one."""
+    start: str | None = None
+    """Checkpoint whose encoder is fine-tuned; None: the encoder starts from random weights."""
+    frozen: bool = False
+    """Train the head alone; the encoder's vectors are computed once and kept."""
+    optimizer: Adam = field(default_factory=lambda: Adam(learning_rate=1e-4, beta2=0.999, warmup_steps=100))
+    """How the weights change."""
+    batches: SequenceBatches = field(default_factory=SequenceBatches)
+    """How sequences are batched."""
+    budget: Budget = field(default_factory=lambda: Budget(epochs=20))
+    """When training ends."""
+    validation: Validation = field(default_factory=lambda: Validation(every=None, sequences=None, patience=5, keep=1))
+    """Validation, early stopping and checkpoints."""
+    workers: Workers = field(default_factory=Workers)
+    """The processes that train."""
+    tracking: Tracking = field(default_factory=lambda: Tracking(experiment="fine-tuning"))
+    """Where the run is logged."""
+    precision: Literal["float32", "bf16"] = "float32"
+    """bf16: matrix products in bfloat16, weights and sums in float32."""
+    compile: bool = False
+    """Compile the encoder with torch.compile."""
+    seed: int = 0
+    """Seed of the head's weights (and of the encoder's, without a checkpoint), the order of the data, and the dropout."""
+
+    def __post_init__(self) -> None:
+        require_name(self.name)
+        if isinstance(self.encoder, OneHotShape) and not self.frozen:
+            raise InputError("encoder: one-hot has no weights to fine-tune; add --frozen True")
+
+    @property
+    def selected_by(self) -> tuple[str, Literal["min", "max"]]:
+        """The validation metric by which the best checkpoint is chosen: the task's own."""
+        return (f"valid/{self.task.primary}", "max")
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return the experiment as plain values."""
+        plain: dict[str, Any] = to_plain(self)
+        return plain
+
+
+AnyExperiment = Experiment | FineTuning
+
+
+def experiment_of(plain: Any) -> AnyExperiment:
+    """Return the experiment of either kind that ``to_plain`` was called on; strict."""
+    experiment: AnyExperiment = from_plain(AnyExperiment, plain)
+    return experiment
+
+
+def require_name(name: str) -> None:
+    """Raise InputError for a run's name that could not be a folder."""
+    if not name or not all(c.isalnum() or c in "-_." for c in name) or name.startswith("."):
+        raise InputError(f"name: {name!r} must be letters, digits, '-', '_' or '.', and not start with '.'")

@@ -1,8 +1,26 @@
-"""What several jobs share: the demonstration corpus, and names for runs."""
+"""What several jobs share: the demonstration corpus, names for runs, and where fine-tuning begins."""
 
+from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
 
+from raypro.config import InputError, from_plain, nearest
+from raypro.core import checkpoint
+from raypro.core.encoders.convolution import ConvolutionShape
+from raypro.core.encoders.onehot import OneHotShape
+from raypro.core.encoders.transformer import TransformerShape
+from raypro.core.optimizer import Adam
+from raypro.experiment import Encoder, FineTuning
 from raypro.home import home
+from raypro.tasks.contacts import Contacts
+from raypro.tasks.tape import TASKS
+
+SCRATCH: dict[str, Encoder] = {
+    "convolution": ConvolutionShape(),
+    "transformer": TransformerShape(layers=4, width=128, heads=4, hidden=512),
+    "onehot": OneHotShape(),
+}
+"""Encoders that start from random weights, or have none."""
 
 
 def demo_corpus() -> str:
@@ -13,3 +31,40 @@ def demo_corpus() -> str:
 def fresh_name(kind: str) -> str:
     """Return ``kind`` with the time: a run's name that is not taken."""
     return f"{kind}-{datetime.now():%Y%m%d-%H%M%S}"
+
+
+def fine_tuning(task: str, encoder: str, data: str) -> FineTuning:
+    """Return the fine-tuning experiment that a task, an encoder and labelled data make with all else at its default.
+
+    Args:
+        task: one of :data:`raypro.tasks.tape.TASKS`.
+        encoder: a checkpoint of a pre-training (or fine-tuning) run, or one of :data:`SCRATCH`.
+        data: folder of the labelled data.
+
+    Raises:
+        InputError: no such task or encoder.
+    """
+    if task not in TASKS:
+        raise InputError(f"--task {task}: no such task{nearest(task, list(TASKS))}")
+    name = fresh_name(f"{task.replace('_', '-')}-{encoder if encoder in SCRATCH else Path(encoder).absolute().parent.name}")
+    if encoder in SCRATCH:
+        rate = Adam(learning_rate=1e-3, beta2=0.999, warmup_steps=100)
+        return FineTuning(name, data, TASKS[task](), SCRATCH[encoder], frozen=encoder == "onehot", optimizer=rate)
+    if not Path(encoder).is_dir():
+        raise InputError(f"--encoder {encoder}: neither a checkpoint's folder nor one of {', '.join(SCRATCH)}")
+    shape, has_pair_head = start_of(encoder)
+    experiment = FineTuning(name, data, TASKS[task](), shape, start=str(Path(encoder).absolute()))
+    if has_pair_head and isinstance(experiment.task, Contacts):
+        return replace(experiment, task=replace(experiment.task, pair_layer=True))
+    return experiment
+
+
+def start_of(path: str | Path) -> tuple[Encoder, bool]:
+    """Return the encoder's shape of a checkpoint, and whether it has a pair head.
+
+    Raises:
+        InputError: there is no checkpoint.
+    """
+    found = checkpoint.load(path)
+    encoder: Encoder = from_plain(Encoder, found.experiment["encoder"])
+    return encoder, "pair_head.first.weight" in found.weights

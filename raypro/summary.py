@@ -11,9 +11,9 @@ from rich.table import Table
 
 from raypro.data.corpus import Corpus
 from raypro.evaluate import plots
-from raypro.evaluate.validation import Findings, load_model, unigram_floor, validate_model
 from raypro.experiment import Experiment
 from raypro.outbox import FOLDER, Outbox, read_records
+from raypro.validation import Findings, load_model, unigram_floor, validate_model
 
 PICTURES = "pictures"
 MAP_TOKENS, MOST_SEQUENCES = 2_000_000, 8

@@ -16,6 +16,7 @@ from raypro.arguments import one_line_errors
 from raypro.config import InputError
 from raypro.data.source import read_here
 from raypro.experiment import Experiment
+from raypro.pretraining import Pretraining
 from raypro.training import train
 
 
@@ -34,7 +35,7 @@ def main(experiment_file: str, run: str) -> None:
     folder = Path(run).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        train(experiment, folder, read_here, lambda metrics, path: None, max(folder.glob("step_*"), default=None))
+        train(Pretraining(experiment, read_here), folder, lambda metrics, path: None, max(folder.glob("step_*"), default=None))
     finally:
         dist.destroy_process_group()
 

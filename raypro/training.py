@@ -1,25 +1,22 @@
-"""What one training worker does, on Ray or not: an experiment and a reader in, checkpoints and a record out."""
+"""What one training worker does, whatever it trains, on Ray or not: a job in, checkpoints and a record out."""
 
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
-from itertools import islice
 from pathlib import Path
+from typing import Any, Protocol
 
 import psutil
 import torch
 
 from raypro.core import checkpoint
 from raypro.core.batch import Batch
-from raypro.core.distributed import broadcast_model, max_over_workers, rank, world_size
-from raypro.core.loop import TrainState, evaluate, fit
-from raypro.core.random import seed_of
-from raypro.data.corpus import Corpus
-from raypro.data.plan import Cursor, Plan, WindowTask
-from raypro.data.source import Reader, TrainingSource, to_batch
-from raypro.experiment import Experiment
+from raypro.core.distributed import broadcast_model, max_over_workers, rank
+from raypro.core.loop import TrainState, fit
+from raypro.data.source import Use
+from raypro.experiment import AnyExperiment
 from raypro.outbox import Outbox
 
 Report = Callable[[dict[str, float], Path | None], None]
@@ -32,64 +29,62 @@ RECORD = "record"
 """Folder, within the run's, of the record of sequences used."""
 
 
-def data_plan(experiment: Experiment, split: str = "train") -> Plan:
-    """Return the data plan of a split; that of the validation split does not depend on the seed, so that runs compare."""
-    batches = experiment.batches
-    seed = experiment.seed if split == "train" else 0
-    return Plan(Corpus.open(experiment.corpus), split, seed, batches.token_budget, batches.max_length, batches.window_row_groups)
+class Source(Protocol):
+    """A worker's steps, each its micro-batches, that knows how far it has come."""
+
+    record: list[Use]
+    """What was used since the record was last taken."""
+
+    def __iter__(self) -> Iterator[Sequence[Batch]]:
+        """Yield the steps' micro-batches."""
+
+    def cursor(self) -> dict[str, Any]:
+        """Return, as plain values, how far all workers have come; every worker must call it at the same step."""
+
+    def epoch(self) -> float:
+        """Return the number of epochs consumed so far, the present one by its fraction."""
+
+    def at_epoch_end(self) -> bool:
+        """Return whether the step last yielded is the last of its epoch."""
 
 
-def initial_state(experiment: Experiment, device: torch.device) -> TrainState:
-    """Return the state before the first step: weights by the experiment's seed."""
-    torch.manual_seed(seed_of(experiment.seed, 0))
-    model = experiment.objective.build(experiment.encoder.build())
-    bf16 = experiment.precision == "bf16"
-    state = TrainState(
-        experiment.objective,
-        model,
-        experiment.optimizer,
-        seed=experiment.seed,
-        total_steps=experiment.budget.steps,
-        device=device,
-        bf16=bf16,
-    )
-    if experiment.compile:
-        state.model.encoder.compile(dynamic=True)  # type: ignore[union-attr, operator]
-    return state
+class Job(Protocol):
+    """What is trained, on what, and how it is judged: one for pre-training, one for fine-tuning."""
+
+    @property
+    def experiment(self) -> AnyExperiment:
+        """What to do."""
+
+    def state(self, device: torch.device) -> TrainState:
+        """Return the state before the first step, a function of the experiment and its seed."""
+
+    def source(self, cursor: dict[str, Any] | None, step: int, device: torch.device) -> Source:
+        """Return this worker's steps after ``step``, from a source's cursor on."""
+
+    def judge(self, state: TrainState) -> dict[str, float]:
+        """Return validation metrics over all workers, ``loss`` among them; the same data, masked the same, every time."""
 
 
-def train(experiment: Experiment, run: Path, reader_of: Callable[[Plan], Reader], report: Report, resume: Path | None) -> TrainState:
+def train(job: Job, run: Path, report: Report, resume: Path | None) -> TrainState:
     """Train, as one of the workers of the process group if there is one; return the final state.
 
     Args:
-        experiment: what to do.
+        job: what to do.
         run: the run's folder; checkpoints go to ``step_...``, the record of sequences used to ``record``.
-        reader_of: gives the reader of a plan.
         report: called after every validation.
         resume: checkpoint to continue from; None starts anew.
     """
-    device = torch.device("cuda", torch.cuda.current_device()) if experiment.workers.gpus else torch.device("cpu")
-    state = initial_state(experiment, device)
+    device = torch.device("cuda", torch.cuda.current_device()) if job.experiment.workers.gpus else torch.device("cpu")
+    state = job.state(device)
     cursor = _restore(state, resume) if resume else None
     if rank() == 0:
         forget_after(run, state.step)
     broadcast_model(state.model)
-    plan = data_plan(experiment)
-    source = TrainingSource(
-        plan,
-        reader_of(plan),
-        rank=rank(),
-        workers=world_size(),
-        accumulation=experiment.batches.accumulation,
-        epochs=experiment.budget.epochs,
-        cursor=cursor,
-        step=state.step,
-        device=device,
-    )
-    hooks = Hooks(experiment, run, source, report, state)
+    source = job.source(cursor, state.step, device)
+    hooks = Hooks(job, run, source, report, state)
     if resume and hooks.outbox:
         hooks.outbox.tags({RESUMED: state.step})
-    if not hooks.finished(state):
+    if not (hooks.finished(state) or hooks.out_of_patience(state)):
         fit(state, source, [hooks])
     if state.step != hooks.validated_at:
         hooks.log(state)
@@ -97,34 +92,27 @@ def train(experiment: Experiment, run: Path, reader_of: Callable[[Plan], Reader]
     return state
 
 
-def _restore(state: TrainState, path: Path) -> Cursor:
+def _restore(state: TrainState, path: Path) -> dict[str, Any]:
     saved = checkpoint.load_training(path)
     checkpoint.load_weights(state.model, checkpoint.load(path))
     state.load_state_dict(saved)
-    return Cursor.from_plain(saved["cursor"])
-
-
-def validation_batches(experiment: Experiment) -> Iterator[Batch]:
-    """Yield this worker's share of the first windows of the validation split, the same (also masked the same) at every validation."""
-    plan = data_plan(experiment, "valid")
-    for window, groups in enumerate(plan.windows):
-        if groups[0].first_row < experiment.validation.sequences:
-            yield from map(to_batch, islice(plan.read(WindowTask(0, window, 0)), rank(), None, world_size()))
+    cursor: dict[str, Any] = saved["cursor"]
+    return cursor
 
 
 class Hooks:
     """What happens around the steps: logging, validation with a checkpoint, and the end of the budget."""
 
-    def __init__(self, experiment: Experiment, run: Path, source: TrainingSource, report: Report, state: TrainState) -> None:
-        self.experiment, self.run, self.source, self.report = experiment, run, source, report
-        self.held_out = list(validation_batches(experiment))
+    def __init__(self, job: Job, run: Path, source: Source, report: Report, state: TrainState) -> None:
+        self.job, self.experiment, self.run, self.source, self.report = job, job.experiment, run, source, report
         self.outbox = Outbox(run, "worker") if rank() == 0 else None
         self.validated_at = state.step if state.step else -1
         self.process = psutil.Process()
 
     def __call__(self, state: TrainState) -> bool:
         """Do what is due after a step; return whether training ends."""
-        end, validate = self.finished(state), state.step % self.experiment.validation.every == 0
+        every = self.experiment.validation.every
+        end, validate = self.finished(state), state.step % every == 0 if every else self.source.at_epoch_end()
         if end or validate or state.step % self.experiment.tracking.every == 0:
             self.log(state)
             end = end or self.out_of_time(state)
@@ -159,12 +147,13 @@ class Hooks:
             self.outbox.metrics(state.step, metrics)
 
     def validate(self, state: TrainState) -> None:
-        """Measure the held-out loss, keep the record of what was used, and write a checkpoint."""
-        metrics = {f"valid/{name}": value for name, value in evaluate(state, self.held_out).items()}
-        loss = metrics["valid/loss"]
-        state.best, state.stale = (loss, 0) if loss < state.best else (state.best, state.stale + 1)
+        """Judge the model, keep the record of what was used, and write a checkpoint."""
+        metrics = {f"valid/{name}": value for name, value in self.job.judge(state).items()}
+        name, order = self.experiment.selected_by
+        score = metrics[name] if order == "min" else -metrics[name]
+        state.best, state.stale = (score, 0) if score < state.best else (state.best, state.stale + 1)
         write_record(self.run, state.step, rank(), self.source)
-        training = {**state.state_dict(), "cursor": self.source.cursor().to_plain()}
+        training = {**state.state_dict(), "cursor": self.source.cursor()}
         path = self.run / f"step_{state.step:08d}" if rank() == 0 else None
         if path and self.outbox:
             checkpoint.save(path, state.model, self.experiment.to_plain(), state.step, metrics, training)
@@ -177,7 +166,7 @@ class Hooks:
 SPEEDS = ("tokens_per_second", "steps_per_second", "padding_waste", "waiting_for_data")
 
 
-def write_record(run: Path, step: int, worker: int, source: TrainingSource) -> None:
+def write_record(run: Path, step: int, worker: int, source: Source) -> None:
     """Write which batches a worker used since the last record, as JSON lines; all of them are in the checkpoint of the same step."""
     uses, source.record = source.record, []
     path = run / RECORD / f"step_{step:08d}.worker_{worker}.jsonl"

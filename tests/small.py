@@ -1,22 +1,30 @@
 """Small data and models that tests share."""
 
+import json
 import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
+
+from raypro.config import to_plain
 
 from raypro.core.alphabet import CLS, PAD, SEP, STANDARD, encode
 from raypro.core.batch import Batch
 from raypro.core.encoders.transformer import TransformerShape
 from raypro.core.objectives.pmlm import PMLM
 from raypro.core.optimizer import Adam
-from raypro.data.corpus import FORMAT_VERSION, SCHEMA, Corpus, Manifest, write_manifest
+from raypro.data.corpus import FORMAT_VERSION, MANIFEST, SCHEMA, Corpus, Manifest, sha256_of, write_manifest
+from raypro.data.labelled import FORMAT_VERSION as LABELLED_VERSION
+from raypro.data.labelled import LabelledData, LabelledManifest, SplitFile, schema_of
 from raypro.data.writer import Statistics, write_split
-from raypro.experiment import Batches, Budget, Experiment, Tracking, Validation, Workers
+from raypro.experiment import Batches, Budget, Experiment, FineTuning, SequenceBatches, Tracking, Validation, Workers
+from raypro.tasks.regression import Regression
 
 TINY = TransformerShape(layers=1, width=16, heads=2, hidden=32, dropout=0.0)
 
@@ -65,6 +73,44 @@ def tiny_experiment(corpus: Path, name: str = "tiny", **changes: object) -> Expe
         budget=Budget(steps=8),
         validation=Validation(every=4, sequences=32),
         workers=Workers(count=1),
+        tracking=Tracking(every=2),
+    )
+    return replace(experiment, **changes)  # type: ignore[arg-type]
+
+
+def write_labelled(folder: Path, labels: str, splits: dict[str, dict[str, list[Any]]], classes: tuple[str, ...] = ()) -> LabelledData:
+    """Write labelled data: of each split its columns (``sequence`` and those of :func:`raypro.data.labelled.schema_of`)."""
+    folder.mkdir(parents=True)
+    files = []
+    for split, columns in splits.items():
+        ids = [f"{split}{i}" for i in range(len(columns["sequence"]))]
+        path = folder / f"{split}.parquet"
+        pq.write_table(pa.table({"id": ids, **columns}, schema=schema_of(labels)), path)
+        files.append(SplitFile(split, path.name, len(ids), sum(map(len, columns["sequence"])), sha256_of(path)))
+    manifest = LabelledManifest(LABELLED_VERSION, "2026-01-01", labels, "label", classes, tuple(files), "given", "[]", "{}", "{}", ())
+    (folder / MANIFEST).write_text(json.dumps(to_plain(manifest)))
+    return LabelledData.open(folder)
+
+
+def hydrophobic_share(folder: Path, sizes: dict[str, int], seed: int = 0) -> LabelledData:
+    """Write proteins whose label is their share of hydrophobic residues: learnable within seconds."""
+    splits = {}
+    for number, (split, size) in enumerate(sizes.items()):
+        sequences = random_sequences(size, 10, 40, seed=seed + number)
+        splits[split] = {"sequence": sequences, "label": [sum(c in "AILMFVWY" for c in s) / len(s) for s in sequences]}
+    return write_labelled(folder, "regression", splits)
+
+
+def tiny_fine_tuning(data: Path, name: str = "tiny", **changes: object) -> FineTuning:
+    """Return a fine-tuning experiment that takes a second."""
+    experiment = FineTuning(
+        name=name,
+        data=str(data),
+        task=Regression(hidden=16),
+        encoder=TINY,
+        optimizer=Adam(learning_rate=1e-2, warmup_steps=2, decay="constant"),
+        batches=SequenceBatches(size=16, token_budget=256),
+        budget=Budget(epochs=3),
         tracking=Tracking(every=2),
     )
     return replace(experiment, **changes)  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ import psutil
 import pytest
 import torch
 
-from raypro.audit import audit, read_uses
+from raypro.audit import audit, planned, read_uses
 from raypro.cluster.train import RUN_FILE, Outcome, pretrain, saved_experiment
 from raypro.config import InputError, RunFailed
 from raypro.core import checkpoint
@@ -25,7 +25,7 @@ from raypro.core.optimizer import Adam
 from raypro.experiment import Budget, Experiment, Tracking, Validation, Workers
 from raypro.home import run_folder
 from raypro.outbox import read_records
-from raypro.training import data_plan
+from raypro.pretraining import data_plan
 from tests.small import random_sequences, tiny_experiment, write_corpus
 
 pytestmark = pytest.mark.cluster
@@ -70,7 +70,7 @@ def assert_equal_weights(one: Path, other: Path) -> None:
 
 
 def assert_each_sequence_once(experiment: Experiment, run: Path, epochs: int) -> None:
-    found = audit(data_plan(experiment), read_uses(run))
+    found = audit(planned(data_plan(experiment)), read_uses(run))
     assert len(found) == epochs
     assert not [wrong for epoch in found for wrong in epoch.wrong]
     assert all(epoch.whole == epoch.windows and epoch.rows == 500 for epoch in found[:-1])

@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from raypro.audit import audit, read_uses
+from raypro.audit import audit, planned, read_uses
 from raypro.core import checkpoint
 from raypro.core.loop import TrainState
 from raypro.data.source import read_here
 from raypro.experiment import Budget, Experiment, Validation
 from raypro.outbox import read_records
-from raypro.training import data_plan, train
+from raypro.pretraining import Pretraining, data_plan
+from raypro.training import train
 from tests.small import random_sequences, tiny_experiment, write_corpus
 
 
@@ -26,14 +27,14 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(experiment: Experiment, folder: Path, resume: Path | None = None) -> TrainState:
     folder.mkdir(exist_ok=True)
-    return train(experiment, folder, read_here, lambda metrics, path: None, resume)
+    return train(Pretraining(experiment, read_here), folder, lambda metrics, path: None, resume)
 
 
 def test_an_epoch_uses_each_sequence_once_and_ends_with_a_checkpoint(corpus: Path, tmp_path: Path) -> None:
     experiment = tiny_experiment(corpus, budget=Budget(epochs=2), validation=Validation(every=1000))
     state = run(experiment, tmp_path / "run")
     assert (tmp_path / "run" / f"step_{state.step:08d}" / "model.safetensors").is_file()
-    epochs = audit(data_plan(experiment), read_uses(tmp_path / "run"))
+    epochs = audit(planned(data_plan(experiment)), read_uses(tmp_path / "run"))
     assert [(e.rows, e.whole == e.windows, e.wrong) for e in epochs] == [(200, True, [])] * 2
 
 
@@ -76,7 +77,7 @@ def test_what_lies_beyond_the_checkpoint_is_forgotten_at_resuming(corpus: Path, 
 def test_an_audit_sees_what_was_used_twice_or_left_out(corpus: Path, tmp_path: Path) -> None:
     experiment = tiny_experiment(corpus, budget=Budget(epochs=2))
     run(experiment, tmp_path / "run")
-    plan, uses = data_plan(experiment), read_uses(tmp_path / "run")
+    plan, uses = planned(data_plan(experiment)), read_uses(tmp_path / "run")
     assert audit(plan, [*uses, uses[3]])[0].wrong
     assert audit(plan, uses[:3] + uses[4:])[0].wrong
     swapped = [replace(use, digest=use.digest + 1) if use is uses[5] else use for use in uses]

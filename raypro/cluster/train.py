@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,16 @@ from raypro.cluster.session import ray_session
 from raypro.cluster.worker import run_worker
 from raypro.config import InputError, RunFailed
 from raypro.data.corpus import Corpus
-from raypro.experiment import Experiment, Workers
+from raypro.data.labelled import LabelledData
+from raypro.experiment import AnyExperiment, Experiment, FineTuning, Workers, experiment_of
+from raypro.finetuning import FineTuned, initial_model, resolved
 from raypro.home import run_folder
 from raypro.outbox import Outbox
+from raypro.pretraining import data_plan
 from raypro.provenance import versions
+from raypro.scoring import score_and_report
 from raypro.summary import conclude
 from raypro.tracking import Sender
-from raypro.training import data_plan
 
 RUN_FILE = "run.json"
 WORKERS_START = 15.0
@@ -40,40 +44,74 @@ class Outcome:
 
     run: Path
     best: Path
-    """The checkpoint of the lowest validation loss."""
+    """The checkpoint that validation chose."""
     metrics: dict[str, Any]
     """Its validation metrics."""
 
 
 def pretrain(experiment: Experiment, resume: bool = False) -> Outcome:
+    """Run a pre-training experiment to its end; see :func:`drive`."""
+    corpus = require_corpus(experiment)
+    return drive(
+        experiment,
+        corpus.manifest.checksum,
+        resume,
+        describe=lambda outbox: describe_corpus(outbox, experiment, corpus),
+        conclude=lambda outcome, outbox: conclude(experiment, outcome.run, outcome.best, outbox),
+    )
+
+
+def finetune(experiment: FineTuning, resume: bool = False) -> Outcome:
+    """Run a fine-tuning experiment to its end, and score its best checkpoint on the test splits; see :func:`drive`."""
+    data = require_labelled(experiment)
+    experiment = resolved(experiment, data)
+    return drive(
+        experiment,
+        data.manifest.checksum,
+        resume,
+        describe=lambda outbox: describe_labelled(outbox, experiment, data),
+        conclude=lambda outcome, outbox: score_and_report(FineTuned.load(outcome.best), data, outcome.run, outbox),
+    )
+
+
+def drive(
+    experiment: AnyExperiment,
+    checksum: str,
+    resume: bool,
+    describe: Callable[[Outbox], None],
+    conclude: Callable[[Outcome, Outbox], None],
+) -> Outcome:
     """Run an experiment to its end.
 
     Args:
         experiment: what to do.
+        checksum: of its data.
         resume: go on with the run of this name from its last checkpoint.
+        describe: logs what the run reads, at the start.
+        conclude: measures what it learned, at the end.
 
     Raises:
         InputError: the experiment cannot be run here; nothing was started or changed.
         RunFailed: training failed more often than it may be restarted.
     """
-    corpus = require_corpus(experiment)
-    run = claim_folder(experiment, corpus, resume)
+    run = claim_folder(experiment, checksum, resume)
     with ray_session(before_start=lambda: worker_cpus(experiment.workers, [this_machine()])):
         cpus = worker_cpus(experiment.workers, alive_nodes())
         run.mkdir(parents=True, exist_ok=True)
-        _write_json(run / RUN_FILE, {"experiment": experiment.to_plain(), "corpus_checksum": corpus.manifest.checksum})
+        _write_json(run / RUN_FILE, {"experiment": experiment.to_plain(), "data_checksum": checksum})
         print(f"run {run.name}: {run}", flush=True)
         tracking = experiment.tracking
         with Sender(run, tracking.experiment, run.name, tracking.uri, first_look=WORKERS_START) as sender:
-            describe(sender.outbox, experiment, corpus)
+            describe_experiment(sender.outbox, experiment)
+            describe(sender.outbox)
             with RunProgress(run, experiment.budget):
                 outcome = _fit(experiment, run, cpus)
-            conclude(experiment, run, outcome.best, sender.outbox)
+            conclude(outcome, sender.outbox)
     return outcome
 
 
-def _fit(experiment: Experiment, run: Path, cpus: float) -> Outcome:
-    workers = experiment.workers
+def _fit(experiment: AnyExperiment, run: Path, cpus: float) -> Outcome:
+    workers, (selected, order) = experiment.workers, experiment.selected_by
     trainer = TorchTrainer(
         run_worker,
         train_loop_config={"experiment": experiment.to_plain(), "run": str(run)},
@@ -86,14 +124,15 @@ def _fit(experiment: Experiment, run: Path, cpus: float) -> Outcome:
             name=run.name,
             storage_path=str(run.parent),
             failure_config=FailureConfig(max_failures=workers.restarts, controller_failure_limit=workers.restarts),
-            checkpoint_config=CheckpointConfig(experiment.validation.keep, "valid/loss", "min"),
+            checkpoint_config=CheckpointConfig(experiment.validation.keep, selected, order),
         ),
     )
     try:
         result = trainer.fit()
     except TrainingFailedError as error:
         raise RunFailed(f"run {run.name}: {_cause(error)}; what it has is kept: go on with --resume {run.name}") from error
-    checkpoint, metrics = min(result.best_checkpoints, key=lambda pair: pair[1]["valid/loss"])
+    choose = min if order == "min" else max
+    checkpoint, metrics = choose(result.best_checkpoints, key=lambda pair: pair[1][selected])
     return Outcome(run, Path(checkpoint.path), metrics)
 
 
@@ -138,7 +177,19 @@ def require_corpus(experiment: Experiment) -> Corpus:
     return corpus
 
 
-def claim_folder(experiment: Experiment, corpus: Corpus, resume: bool) -> Path:
+def require_labelled(experiment: FineTuning) -> LabelledData:
+    """Open the labelled data, verify their checksums, and check that the experiment can be run on them.
+
+    Raises:
+        InputError: it cannot; says why.
+    """
+    data = LabelledData.open(experiment.data)
+    data.check()
+    initial_model(resolved(experiment, data))  # refuses a checkpoint that does not fit
+    return data
+
+
+def claim_folder(experiment: AnyExperiment, checksum: str, resume: bool) -> Path:
     """Return the run's folder: a new one, or that of the run to be resumed.
 
     Raises:
@@ -149,19 +200,22 @@ def claim_folder(experiment: Experiment, corpus: Corpus, resume: bool) -> Path:
         if run.exists():
             raise InputError(f"name: run {run.name} exists ({run}); go on with it by --resume {run.name}, or choose another --name")
         return run
-    saved, checksum = saved_experiment(run.name)
-    if checksum != corpus.manifest.checksum:
+    saved, begun_with = saved_experiment(run.name)
+    if type(saved) is not type(experiment):
+        raise InputError(f"--resume {run.name}: that is a {type(saved).__name__} run; resume it with the job that began it")
+    if checksum != begun_with:
+        place = "corpus" if isinstance(experiment, Experiment) else "data"
         raise InputError(
-            f"{corpus.path}: not the corpus that run {run.name} began with: its checksum differs; give the same corpus, or start anew"
+            f"{getattr(experiment, place)}: not the {place} that run {run.name} began with: its checksum differs; give the same, or start anew"
         )
     for name, value in vars(experiment).items():
-        if name not in (*CHANGEABLE, "corpus") and value != getattr(saved, name):
+        if name not in (*CHANGEABLE, "corpus", "data") and value != getattr(saved, name):
             raise InputError(f"{name}: differs from run {run.name}'s; a resumed run may change only {', '.join(CHANGEABLE)}")
     return run
 
 
-def saved_experiment(name: str) -> tuple[Experiment, str]:
-    """Return the experiment of a run and its corpus' checksum.
+def saved_experiment(name: str) -> tuple[AnyExperiment, str]:
+    """Return the experiment of a run and its data's checksum.
 
     Raises:
         InputError: there is no such run.
@@ -170,19 +224,36 @@ def saved_experiment(name: str) -> tuple[Experiment, str]:
     if not path.is_file():
         raise InputError(f"--resume {name}: no such run in {path.parent.parent}; 'raypro runs list' names those that there are")
     saved = json.loads(path.read_text())
-    return Experiment.from_plain(saved["experiment"]), saved["corpus_checksum"]
+    return experiment_of(saved["experiment"]), saved["data_checksum"]
 
 
-def describe(outbox: Outbox, experiment: Experiment, corpus: Corpus) -> None:
-    """Log what a run is."""
+def describe_experiment(outbox: Outbox, experiment: AnyExperiment) -> None:
+    """Log what a run is asked to do, and by which versions."""
     plain = experiment.to_plain()
     outbox.text("experiment.json", json.dumps(plain, indent=1))
     outbox.params(dict(flat(plain)) | {f"version.{name}": version for name, version in versions().items()})
-    outbox.tags({"objective": plain["objective"]["kind"], "corpus": corpus.path.name, "corpus_checksum": corpus.manifest.checksum[:12]})
+
+
+def describe_corpus(outbox: Outbox, experiment: Experiment, corpus: Corpus) -> None:
+    """Log what a pre-training run reads."""
+    objective = type(experiment.objective).__name__
+    outbox.tags({"objective": objective, "corpus": corpus.path.name, "corpus_checksum": corpus.manifest.checksum[:12]})
     for split in ("train", "valid"):
         profile = {"sequences": corpus.rows(split), "residues": corpus.residues(split)}
         outbox.dataset(corpus.path.name, corpus.manifest.checksum[:32], str(corpus.path), profile, split)
     outbox.artifact(corpus.path / "manifest.json", "corpus")
+
+
+def describe_labelled(outbox: Outbox, experiment: FineTuning, data: LabelledData) -> None:
+    """Log what a fine-tuning run reads."""
+    start = experiment.start or f"random {type(experiment.encoder).__name__.removesuffix('Shape')}"
+    outbox.tags(
+        {"task": type(experiment.task).__name__, "start": start, "data": data.path.name, "data_checksum": data.manifest.checksum[:12]}
+    )
+    for file in data.manifest.files:
+        profile = {"sequences": file.rows, "residues": file.residues}
+        outbox.dataset(data.path.name, data.manifest.checksum[:32], str(data.path), profile, file.split)
+    outbox.artifact(data.path / "manifest.json", "data")
 
 
 def flat(plain: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

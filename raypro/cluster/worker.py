@@ -7,9 +7,12 @@ from typing import Any
 import ray.train
 import torch
 from ray.train import Checkpoint, CheckpointUploadMode
+from ray.train.torch import get_device
 
 from raypro.cluster.ingest import ray_reader
-from raypro.experiment import Experiment
+from raypro.experiment import FineTuning, experiment_of
+from raypro.finetuning import Finetuning
+from raypro.pretraining import Pretraining
 from raypro.training import train
 
 
@@ -29,4 +32,8 @@ def run_worker(config: dict[str, Any]) -> None:
         name = f"step_{int(metrics['step']):08d}"
         ray.train.report(metrics, checkpoint, checkpoint_dir_name=name, checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD)
 
-    train(Experiment.from_plain(config["experiment"]), run, ray_reader, report, Path(latest.path) if latest else None)
+    experiment = experiment_of(config["experiment"])
+    if isinstance(experiment, FineTuning):
+        train(Finetuning.load(experiment, get_device()), run, report, Path(latest.path) if latest else None)
+    else:
+        train(Pretraining(experiment, ray_reader), run, report, Path(latest.path) if latest else None)

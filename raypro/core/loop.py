@@ -63,7 +63,7 @@ class TrainState:
         self.seconds = 0.0
         """Seconds of training, validation included, as of the last logging."""
         self.best = float("inf")
-        """Lowest validation loss so far."""
+        """Best validation score so far, lower is better: the loss, or minus the metric that chooses the best checkpoint."""
         self.stale = 0
         """Validations since the best one."""
         self.quantities = objective.quantities

@@ -132,13 +132,7 @@ class Plan:
         sizes = np.minimum(lengths, self.max_length).astype(np.int64) + CONTROL_TOKENS
         order = generator.permutation(len(sizes))
         order = order[np.argsort(sizes[order], kind="stable")]
-        widths, batches, start = sizes[order], [], 0
-        while start < len(order):
-            most = max(1, self.token_budget // int(widths[start]))
-            filled = widths[start : start + most] * np.arange(1, len(widths[start : start + most]) + 1)
-            count = int(np.searchsorted(filled, self.token_budget, side="right"))
-            batches.append(order[start : start + count])
-            start += count
+        batches = cut_by_budget(order, sizes[order], self.token_budget)
         return [batches[i] for i in generator.permutation(len(batches))]
 
     def count(self, task: WindowTask) -> int:
@@ -165,6 +159,21 @@ class Plan:
             for i, batch in enumerate(batches)
             if i >= task.first
         ]
+
+
+def cut_by_budget(order: NDArray[np.int64], widths: NDArray[np.int64], token_budget: int) -> list[NDArray[np.int64]]:
+    """Cut ``order`` [n], whose sequences have rising ``widths`` [n] in tokens, so that the longest of a batch times its size keeps to the budget.
+
+    A sequence that is wider than the budget is a batch of its own.
+    """
+    batches, start = [], 0
+    while start < len(order):
+        most = max(1, token_budget // int(widths[start]))
+        filled = widths[start : start + most] * np.arange(1, len(widths[start : start + most]) + 1)
+        count = max(1, int(np.searchsorted(filled, token_budget, side="right")))
+        batches.append(order[start : start + count])
+        start += count
+    return batches
 
 
 def tokenise(sequences: pa.ChunkedArray) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

@@ -76,16 +76,20 @@ class TrainingSource:
         for cursor in self._epochs():
             yield from self._epoch(cursor, batches)
 
-    def cursor(self) -> Cursor:
-        """Return the cursor of all workers after the step last yielded. Every worker must call it at the same step."""
+    def cursor(self) -> dict[str, object]:
+        """Return the :class:`Cursor` of all workers after the step last yielded, as plain values. Every worker must call it at the same step."""
         done = gather_ints(list(self.position), self.device)
-        return replace(self.present, done=tuple((windows, batch) for windows, batch in done))
+        return replace(self.present, done=tuple((windows, batch) for windows, batch in done)).to_plain()
 
     def epoch(self) -> float:
         """Return the number of epochs consumed so far, the present one by its fraction."""
         left = sum(len(self.present.hand(rank)) for rank in range(self.workers)) / len(self.plan.windows)
         steps = self.step - self.epoch_started
         return self.present.epoch + 1 - left + left * steps / max(1, self.steps_in_epoch)
+
+    def at_epoch_end(self) -> bool:
+        """Return whether the step last yielded is the last of its epoch."""
+        return self.step - self.epoch_started == self.steps_in_epoch
 
     def _epochs(self) -> Iterator[Cursor]:
         numbers = count(self.first.epoch) if self.epochs is None else range(self.first.epoch, self.epochs)

@@ -21,7 +21,7 @@ from raypro.evaluate.alignment import Alignment, ColumnContacts, average_over_co
 from raypro.evaluate.contacts import average_metrics, contact_precision
 from raypro.evaluate.pairs import KL_EDGES, evaluate_pairs, implied_contacts
 from raypro.experiment import Experiment
-from raypro.training import validation_batches
+from raypro.pretraining import validation_batches
 
 
 @dataclass(frozen=True)

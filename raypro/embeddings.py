@@ -1,0 +1,82 @@
+"""A frozen encoder's vectors of labelled sequences: computed once, kept in raypro's home, and mapped into memory by every run that asks."""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.progress import track
+from torch import nn
+
+from raypro.config import InputError
+from raypro.data.labelled import LabelledData
+from raypro.data.labelled_source import Embedded
+from raypro.data.plan import CONTROL_TOKENS
+from raypro.home import home
+
+
+def embedded(
+    data: LabelledData, split: str, encoder: nn.Module, shape: dict[str, Any], token_budget: int, device: torch.device
+) -> Embedded:
+    """Return a split with the encoder's vectors of it, computed now unless they were before.
+
+    Args:
+        data: the labelled data.
+        split: its split.
+        encoder: in evaluation mode, on ``device``.
+        shape: the encoder's shape as plain values: with its weights, what the vectors are known by.
+        token_budget: most tokens that go through at once.
+        device: where.
+    """
+    examples = data.read(split)
+    path = home() / "embeddings" / digest_of(data, split, encoder, shape) / f"{split}.npy"
+    if not path.is_file():
+        tokens = int(examples.lengths.sum()) + CONTROL_TOKENS * len(examples)
+        _require_space(path, tokens * int(encoder.width) * 4)  # type: ignore[arg-type]
+        _compute(path, Embedded(examples), encoder, token_budget, device)
+    return Embedded(examples, np.load(path, mmap_mode="r"))
+
+
+def digest_of(data: LabelledData, split: str, encoder: nn.Module, shape: dict[str, Any]) -> str:
+    """Return what the vectors of a split depend on, as a short digest."""
+    known = hashlib.sha256(f"{data.manifest.checksum} {split} {json.dumps(shape, sort_keys=True)}".encode())
+    for name, weight in sorted(encoder.state_dict().items()):
+        known.update(name.encode())
+        known.update(weight.detach().cpu().contiguous().numpy().tobytes())
+    return known.hexdigest()[:20]
+
+
+@torch.no_grad()
+def _compute(path: Path, data: Embedded, encoder: nn.Module, token_budget: int, device: torch.device) -> None:
+    """Write all vectors, to a temporary name that is renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    examples = data.examples
+    starts = examples.starts[:-1] + CONTROL_TOKENS * np.arange(len(examples))
+    widths = examples.lengths + CONTROL_TOKENS
+    vectors: NDArray[np.float32] = np.lib.format.open_memmap(
+        temporary,
+        mode="w+",
+        dtype=np.float32,
+        shape=(int(widths.sum()), int(encoder.width)),  # type: ignore[arg-type]
+    )
+    batches = data.batches(np.arange(len(examples)), token_budget)
+    for rows, batch in track(batches, f"embedding {path.stem}", transient=True, disable=len(batches) < 2):
+        for row, vector in zip(rows, encoder(batch.tokens.to(device)).float().cpu().numpy(), strict=True):
+            vectors[starts[row] : starts[row] + widths[row]] = vector[: widths[row]]
+    vectors.flush()
+    os.replace(temporary, path)
+
+
+def _require_space(path: Path, needed: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(path.parent).free
+    if needed > free:
+        raise InputError(
+            f"{path.parent}: the frozen encoder's vectors need {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; train without --frozen"
+        )

@@ -1,0 +1,162 @@
+"""Fine-tuning in this process: steps, resuming, frozen encoders, where the encoder starts from."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from raypro.audit import audit, read_uses
+from raypro.config import InputError
+from raypro.core import checkpoint
+from raypro.core.encoders.convolution import ConvolutionShape
+from raypro.core.encoders.onehot import OneHotShape
+from raypro.core.loop import TrainState, train_step
+from raypro.core.objectives.pmlm import PMLM
+from raypro.data.labelled import LabelledData
+from raypro.data.labelled_source import Embedded, LabelledSource
+from raypro.experiment import Budget, FineTuning, Validation, experiment_of
+from raypro.finetuning import Finetuning, FineTuned, initial_model, labelled_steps, resolved
+from raypro.tasks.contacts import Contacts
+from raypro.training import train
+from tests.small import TINY, hydrophobic_share, tiny_fine_tuning
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return hydrophobic_share(tmp_path_factory.mktemp("labelled") / "data", {"train": 100, "valid": 40, "test": 40}).path
+
+
+def run(experiment: FineTuning, folder: Path, resume: Path | None = None) -> TrainState:
+    folder.mkdir(exist_ok=True)
+    experiment = resolved(experiment, LabelledData.open(experiment.data))
+    return train(Finetuning.load(experiment), folder, lambda metrics, path: None, resume)
+
+
+def steps(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step_*"))
+
+
+def test_it_learns_what_can_be_learned(data: Path, tmp_path: Path) -> None:
+    state = run(tiny_fine_tuning(data, encoder=ConvolutionShape(layers=1, width=32, dropout=0.0), budget=Budget(epochs=20)), tmp_path / "run")
+    assert -state.best > 0.9
+
+
+def test_each_epoch_ends_with_a_validation_and_uses_each_sequence_once(data: Path, tmp_path: Path) -> None:
+    experiment = tiny_fine_tuning(data)
+    state = run(experiment, tmp_path / "run")
+    assert state.step == 3 * 7  # 100 sequences, 16 a step
+    assert [int(path.name[5:]) for path in steps(tmp_path / "run")] == [7, 14, 21]
+    epochs = audit(labelled_steps(experiment), read_uses(tmp_path / "run"))
+    assert [(e.rows, e.whole, e.wrong) for e in epochs] == [(100, 7, [])] * 3
+
+
+@pytest.mark.parametrize("stop", [5, 7, 10])
+def test_resuming_anywhere_gives_the_weights_of_an_undisturbed_run(data: Path, tmp_path: Path, stop: int) -> None:
+    dropping = replace(TINY, dropout=0.1)
+    experiment = tiny_fine_tuning(data, encoder=dropping, validation=Validation(every=stop, sequences=None), budget=Budget(epochs=2))
+    whole = run(experiment, tmp_path / "whole")
+    broken = shutil.copytree(tmp_path / "whole", tmp_path / "broken")
+    resumed = run(experiment, broken, broken / f"step_{stop:08d}")
+    for one, other in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert read_uses(broken) == read_uses(tmp_path / "whole")
+
+
+def test_a_step_is_the_same_whatever_it_is_cut_into_and_however_many_workers_share_it(data: Path) -> None:
+    examples = LabelledData.open(data).read("train")
+    options = {"seed": 3, "size": 16, "epochs": 1}
+    whole = list(LabelledSource(Embedded(examples), token_budget=10_000, **options))
+    cut = list(LabelledSource(Embedded(examples), token_budget=64, **options))
+    two = [list(LabelledSource(Embedded(examples), token_budget=64, rank=r, workers=2, **options)) for r in (0, 1)]
+    for number, step in enumerate(whole):
+        rows = sorted(step[0].rows.tolist())
+        assert sorted(row for batch in cut[number] for row in batch.rows.tolist()) == rows
+        assert sorted(row for worker in two for batch in worker[number] for row in batch.rows.tolist()) == rows
+        assert all(batch.tokens.numel() <= 64 for batch in cut[number])
+    states = []
+    for batches in (whole[0], cut[0]):
+        job = Finetuning(resolved(tiny_fine_tuning(data), LabelledData.open(data)), {"train": Embedded(examples)})
+        state = job.state(torch.device("cpu"))
+        train_step(state, batches)
+        states.append(state)
+    for one, other in zip(states[0].model.parameters(), states[1].model.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_a_sequence_longer_than_the_budget_goes_alone_and_whole(data: Path) -> None:
+    examples = LabelledData.open(data).read("train")
+    batches = Embedded(examples).batches(np.arange(len(examples)), token_budget=1)
+    assert [len(rows) for rows, _ in batches] == [1] * len(examples)
+    assert all(batch.tokens.shape[1] == examples.lengths[rows[0]] + 2 for rows, batch in batches)
+
+
+def test_a_frozen_encoder_gives_the_predictions_that_it_gives_afresh_and_does_not_change(
+    data: Path, tmp_path: Path, raypro_home: Path
+) -> None:
+    experiment = tiny_fine_tuning(data, frozen=True)
+    before = initial_model(resolved(experiment, LabelledData.open(data))).encoder.state_dict()
+    state = run(experiment, tmp_path / "run")
+    assert state.step == 21 and -state.best > 0.3
+    tuned = FineTuned.load(steps(tmp_path / "run")[-1])
+    for name, weight in tuned.model.encoder.state_dict().items():
+        assert torch.equal(weight, before[name])
+    examples = LabelledData.open(data).read("valid")
+    predicted = tuned.predict(Embedded(examples).batches(np.arange(len(examples)), 256))
+    score = tuned.experiment.task.score([predicted[row] for row in range(len(examples))], examples.labels)
+    assert score["spearman"] == pytest.approx(tuned.metrics["valid/spearman"], abs=1e-6)
+
+
+def test_a_frozen_encoders_vectors_are_computed_once(data: Path, raypro_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment = resolved(tiny_fine_tuning(data, frozen=True), LabelledData.open(data))
+    first = Finetuning.load(experiment)
+    monkeypatch.setattr("raypro.embeddings._compute", lambda *_: pytest.fail("computed again"))
+    second = Finetuning.load(experiment)
+    assert np.array_equal(first.splits["train"].vectors, second.splits["train"].vectors)  # type: ignore[arg-type]
+
+
+def test_one_hot_is_an_encoder_without_weights(data: Path, tmp_path: Path, raypro_home: Path) -> None:
+    state = run(tiny_fine_tuning(data, encoder=OneHotShape(), frozen=True, budget=Budget(epochs=10)), tmp_path / "run")
+    assert -state.best > 0.9  # a share of residues is linear in their one-hot mean
+    with pytest.raises(InputError, match="--frozen"):
+        tiny_fine_tuning(data, encoder=OneHotShape())
+
+
+def pretrained(folder: Path, shape: object = TINY) -> Path:
+    torch.manual_seed(5)
+    model = PMLM().build(TINY.build())
+    checkpoint.save(folder / "step_00000001", model, {"encoder": {"kind": "TransformerShape"}}, 1, {})
+    return folder / "step_00000001"
+
+
+def test_fine_tuning_starts_from_the_checkpoints_encoder_and_pair_layer(tmp_path: Path) -> None:
+    start = pretrained(tmp_path)
+    weights = checkpoint.load(start).weights
+    model = initial_model(FineTuning("x", "data", Contacts(pair_layer=True), TINY, start=str(start)))
+    for name, weight in model.encoder.state_dict().items():
+        assert torch.equal(weight, weights[f"encoder.{name}"])
+    assert torch.equal(model.head.pair_layer.weight, weights["pair_head.first.weight"])
+
+
+def test_a_checkpoint_of_another_shape_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not the experiment's"):
+        initial_model(FineTuning("x", "data", Contacts(), replace(TINY, width=32), start=str(pretrained(tmp_path))))
+
+
+def test_labels_of_another_kind_are_refused(data: Path) -> None:
+    with pytest.raises(InputError, match="Contacts learns contacts labels"):
+        resolved(tiny_fine_tuning(data, task=Contacts()), LabelledData.open(data))
+
+
+def test_an_experiment_survives_being_saved(data: Path) -> None:
+    experiment = resolved(tiny_fine_tuning(data), LabelledData.open(data))
+    assert experiment_of(experiment.to_plain()) == experiment
+    assert experiment.task.center == pytest.approx(0.4, abs=0.05)
+
+
+def test_a_pretraining_checkpoint_does_not_predict(tmp_path: Path) -> None:
+    path = pretrained(tmp_path)
+    with pytest.raises(InputError):
+        FineTuned.load(path)
