@@ -1,6 +1,7 @@
-"""The folder of a corpus that is being built: beside its place, which it takes only when it is whole."""
+"""The folder of data that are being built: beside its place, which it takes only when it is whole."""
 
 import fcntl
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from raypro.config import InputError
-from raypro.data.corpus import MANIFEST
+from raypro.data.corpus import MANIFEST, Manifest
 
 
 @contextmanager
@@ -34,18 +35,23 @@ def building_folder(out: Path) -> Iterator[Path]:
         os.close(descriptor)
 
 
-def require_free(out: Path, overwrite: bool) -> None:
-    """Raise InputError if ``out`` is anything but nothing, an empty folder, or a corpus that may be overwritten."""
+def require_free(out: Path, overwrite: bool, manifest: type = Manifest) -> None:
+    """Raise InputError if ``out`` is anything but nothing, an empty folder, or one with such a manifest that may be overwritten."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
-    if not (out / MANIFEST).is_file():
-        raise InputError(f"{out}: there already, and no corpus; give another folder")
+    what = "corpus" if manifest is Manifest else "labelled data"
+    try:
+        kind = json.loads((out / MANIFEST).read_text())["kind"]
+    except (OSError, ValueError, KeyError, TypeError):
+        kind = None
+    if kind != manifest.__name__:
+        raise InputError(f"{out}: there already, and no {what}; give another folder")
     if not overwrite:
-        raise InputError(f"{out}: there is a corpus already; give another folder, or --overwrite")
+        raise InputError(f"{out}: there is {'a corpus' if manifest is Manifest else what} already; give another folder, or --overwrite")
 
 
 def take_place(new: Path, out: Path) -> None:
-    """Rename the finished corpus to its name; one that is replaced goes only then."""
+    """Rename the finished folder to its name; one that is replaced goes only then."""
     old = new.parent / "old"
     if out.exists():
         os.rename(out, old)

@@ -68,6 +68,21 @@ def read_delimited(path: Path, sequence_column: str) -> Iterator[tuple[pa.Table,
     columns = delimited_columns(path)
     require_column(path, columns, sequence_column)
     wanted = _wanted(columns, sequence_column)
+    types = {name: pa.binary() if name == sequence_column else pa.string() for name in wanted.values()}
+    for table, rows, skipped in delimited_batches(path, types):
+        yield _records(table, wanted, rows, path), _wrong_rows(pa.array(skipped, pa.int64()))
+
+
+def delimited_batches(path: Path, types: dict[str, pa.DataType]) -> Iterator[tuple[pa.Table, np.ndarray, list[int]]]:
+    """Read some columns, with their types, of a CSV or TSV file.
+
+    Yields:
+        Tables, the rows that they are, and the rows met on the way that have a wrong number of columns; both counted from 1 at the
+        first one below the column names.
+
+    Raises:
+        InputError: the file cannot be read as such a table.
+    """
     skipped: list[int] = []
 
     def skip(row: pa.csv.InvalidRow) -> str:
@@ -79,10 +94,7 @@ def read_delimited(path: Path, sequence_column: str) -> Iterator[tuple[pa.Table,
             path,
             read_options=pa.csv.ReadOptions(use_threads=False, block_size=_BLOCK_BYTES),
             parse_options=pa.csv.ParseOptions(delimiter=_delimiter(path), invalid_row_handler=skip, newlines_in_values=False),
-            convert_options=pa.csv.ConvertOptions(
-                include_columns=list(wanted.values()),
-                column_types={name: pa.binary() if name == sequence_column else pa.string() for name in columns},
-            ),
+            convert_options=pa.csv.ConvertOptions(include_columns=list(types), column_types=types),
         )
         read = reported = 0
         for batch in reader:
@@ -90,9 +102,8 @@ def read_delimited(path: Path, sequence_column: str) -> Iterator[tuple[pa.Table,
             rows = read + np.arange(batch.num_rows)
             rows = rows + 1 + np.searchsorted(passed - 1 - np.arange(len(passed)), rows, side="right")
             read += batch.num_rows
-            rejects = pa.array(skipped[reported:], pa.int64())
-            reported = len(skipped)
-            yield _records(pa.Table.from_batches([batch]), wanted, rows, path), _wrong_rows(rejects)
+            yield pa.Table.from_batches([batch]), rows, passed[reported:].tolist()
+            reported = len(passed)
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{path}: cannot be read as a table ({_one_line(error)})") from None
 

@@ -1,4 +1,4 @@
-"""TAPE's pre-training files (Rao et al. 2019): records with ``primary`` (the sequence), ``id``, ``family``, ``clan``; JSON or LMDB.
+"""TAPE's files (Rao et al. 2019): records with ``primary`` (the sequence), in pre-training ``id``, ``family``, ``clan``; JSON or LMDB.
 
 The records of an LMDB folder are pickles. They are read by an unpickler that rebuilds plain values and numpy arrays and
 refuses every other name, so that no code from the file runs.
@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from raypro.config import InputError
@@ -60,11 +61,7 @@ def read_tape_json(path: Path) -> Iterator[pa.Table]:
     Raises:
         InputError: no JSON, or a record without ``primary``; names the record.
     """
-    try:
-        with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as file:
-            yield from _tables(path, _json_values(path, file))
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); is the download complete?") from None
+    return _tables(path, json_records(path))
 
 
 def read_tape_lmdb(path: Path) -> Iterator[pa.Table]:
@@ -76,6 +73,28 @@ def read_tape_lmdb(path: Path) -> Iterator[pa.Table]:
     Raises:
         InputError: lmdb is not installed, this is no LMDB, a record is missing, without ``primary``, or a pickle of something else.
     """
+    return _tables(path, lmdb_records(path))
+
+
+def json_records(path: Path) -> Iterator[Any]:
+    """Yield the objects of a JSON list (or of lines), plain or gzip, one after the other.
+
+    Raises:
+        InputError: this is no such JSON, or it is damaged.
+    """
+    try:
+        with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as file:
+            yield from _json_values(path, file)
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); is the download complete?") from None
+
+
+def lmdb_records(path: Path) -> Iterator[Any]:
+    """Yield the records of a TAPE LMDB folder (or single file), one after the other: plain values and numpy arrays.
+
+    Raises:
+        InputError: lmdb is not installed, this is no LMDB, a record is missing, or a pickle of something else.
+    """
     try:
         import lmdb
     except ImportError:
@@ -83,7 +102,7 @@ def read_tape_lmdb(path: Path) -> Iterator[pa.Table]:
     try:
         with lmdb.open(str(path), subdir=path.is_dir(), readonly=True, lock=False, readahead=False) as environment:
             with environment.begin() as transaction:
-                yield from _tables(path, _lmdb_values(path, transaction))
+                yield from _lmdb_values(path, transaction)
     except lmdb.Error as error:
         raise InputError(f"{path}: cannot be read as LMDB ({error})") from None
 
@@ -94,13 +113,20 @@ def _lmdb_values(path: Path, transaction: Any) -> Iterator[Any]:
         raise InputError(f"{path}: no 'num_examples' in it: not a TAPE file")
     number = -1
     try:
-        for number in range(int(load_pickle(count))):
+        for number in range(_count_of(path, count)):
             data = transaction.get(str(number).encode())
             if data is None:
                 raise InputError(f"{path}: record {number + 1} is missing; is the download complete?")
             yield load_pickle(data)
     except pickle.UnpicklingError as error:
         raise InputError(f"{path}: record {number + 1} is refused: {error}") from None
+
+
+def _count_of(path: Path, data: bytes) -> int:
+    count = load_pickle(data)
+    if not isinstance(count, int | np.integer):
+        raise InputError(f"{path}: 'num_examples' is no number: not a TAPE file")
+    return int(count)
 
 
 def _json_values(path: Path, file: Any) -> Iterator[Any]:
