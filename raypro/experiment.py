@@ -167,7 +167,7 @@ class SequenceBatches:
     size: int = 32
     """Sequences that make one optimizer step, over all workers."""
     token_budget: int = 8192
-    """Most tokens that go through the model at once, padding included; a longer sequence goes alone. Changes speed and memory, not the loss."""
+    """Most tokens that go through the model at once, padding included; a longer sequence goes alone. The loss does not depend on it."""
 
     def __post_init__(self) -> None:
         if self.size < 1 or self.token_budget < 1:

@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 import torch
 
 from raypro.config import to_plain
-
 from raypro.core.alphabet import CLS, PAD, SEP, STANDARD, encode
 from raypro.core.batch import Batch
 from raypro.core.encoders.transformer import TransformerShape

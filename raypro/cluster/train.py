@@ -206,7 +206,7 @@ def claim_folder(experiment: AnyExperiment, checksum: str, resume: bool) -> Path
     if checksum != begun_with:
         place = "corpus" if isinstance(experiment, Experiment) else "data"
         raise InputError(
-            f"{getattr(experiment, place)}: not the {place} that run {run.name} began with: its checksum differs; give the same, or start anew"
+            f"{getattr(experiment, place)}: not the {place} that run {run.name} began with: its checksum differs; give that, or start anew"
         )
     for name, value in vars(experiment).items():
         if name not in (*CHANGEABLE, "corpus", "data") and value != getattr(saved, name):

@@ -162,7 +162,7 @@ class Plan:
 
 
 def cut_by_budget(order: NDArray[np.int64], widths: NDArray[np.int64], token_budget: int) -> list[NDArray[np.int64]]:
-    """Cut ``order`` [n], whose sequences have rising ``widths`` [n] in tokens, so that the longest of a batch times its size keeps to the budget.
+    """Cut ``order`` [n] into batches whose size times their widest sequence keeps to the budget; ``widths`` [n], in tokens, must rise.
 
     A sequence that is wider than the budget is a batch of its own.
     """

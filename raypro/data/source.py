@@ -77,7 +77,7 @@ class TrainingSource:
             yield from self._epoch(cursor, batches)
 
     def cursor(self) -> dict[str, object]:
-        """Return the :class:`Cursor` of all workers after the step last yielded, as plain values. Every worker must call it at the same step."""
+        """Return the :class:`Cursor` after the step last yielded, as plain values. Every worker must call it at the same step."""
         done = gather_ints(list(self.position), self.device)
         return replace(self.present, done=tuple((windows, batch) for windows, batch in done)).to_plain()
 
