@@ -1,6 +1,6 @@
 """Fine-tuning as a job of :func:`raypro.training.train`: labelled sequences, a pre-trained encoder (or a new one) and a task's head."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from raypro.config import InputError, to_plain
 from raypro.core import checkpoint
@@ -30,6 +30,8 @@ class Finetuning:
     experiment: FineTuning
     splits: dict[str, Embedded]
     """The ``train`` and ``valid`` splits, with the vectors of a frozen encoder."""
+    start: Mapping[str, Tensor] | None = None
+    """The weights of the checkpoint to start from, where they were read before."""
 
     @classmethod
     def load(cls, experiment: FineTuning, device: torch.device | str = "cpu") -> "Finetuning":
@@ -48,7 +50,7 @@ class Finetuning:
     def state(self, device: torch.device) -> TrainState:
         """Return the state before the first step."""
         experiment = self.experiment
-        model = initial_model(experiment)
+        model = initial_model(experiment, self.start)
         steps = -(-len(self.splits["train"].examples) // experiment.batches.size)
         budget = experiment.budget
         limits = [limit for limit in (budget.steps, budget.epochs * steps if budget.epochs else None) if limit]
@@ -116,12 +118,12 @@ def forward(
         yield rows, prepared, outputs
 
 
-def initial_model(experiment: FineTuning) -> Any:
+def initial_model(experiment: FineTuning, start: Mapping[str, Tensor] | None = None) -> Any:
     """Return the model before the first step: weights by the experiment's seed, the encoder's from its checkpoint where there is one."""
     torch.manual_seed(seed_of(experiment.seed, 0))
     model = experiment.task.build(experiment.encoder.build())
     if experiment.start:
-        load_start(model, experiment.start)
+        load_start(model, experiment.start, start)
     if experiment.frozen:
         model.encoder.requires_grad_(False)
     return model
@@ -138,13 +140,13 @@ def labelled_steps(experiment: FineTuning) -> Callable[[int], list[np.ndarray]]:
     return lambda epoch: steps_of(count, experiment.batches.size, experiment.seed, epoch)
 
 
-def load_start(model: Any, path: str) -> None:
+def load_start(model: Any, path: str, weights: Mapping[str, Tensor] | None = None) -> None:
     """Put a checkpoint's encoder into a model and, where both have one, the first layer of the pair head.
 
     Raises:
         InputError: there is no checkpoint, or its encoder has another shape.
     """
-    weights = checkpoint.load(path).weights
+    weights = weights or checkpoint.load(path).weights
     parts = {"encoder.": model.encoder, "pair_head.first.": getattr(model.head, "pair_layer", None)}
     for prefix, module in parts.items():
         found = {name.removeprefix(prefix): weight for name, weight in weights.items() if name.startswith(prefix)}

@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +13,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from raypro.data.labelled import LabelledData
+from raypro.data.labelled import Examples, LabelledData
 from raypro.data.labelled_source import Embedded
 from raypro.evaluate import task_plots
 from raypro.evaluate.plots import save
@@ -28,6 +29,15 @@ def test_splits(data: LabelledData) -> list[str]:
     return [split for split in data.splits if split not in ("train", "valid")]
 
 
+def predict_split(model: FineTuned, examples: Examples, progress: str | None = None) -> tuple[list[Any], Metrics]:
+    """Return the predictions of a split, one a sequence, and their metrics; ``progress`` is what a progress bar says."""
+    batches = Embedded(examples).batches(np.arange(len(examples)), model.experiment.batches.token_budget)
+    shown = track(batches, progress or "", transient=True, disable=progress is None, console=Console(stderr=True))
+    predicted = model.predict(shown)
+    predictions = [predicted[row] for row in range(len(examples))]
+    return predictions, model.experiment.task.score(predictions, examples.labels)
+
+
 def score_and_report(model: FineTuned, data: LabelledData, run: Path, outbox: Outbox) -> dict[str, Metrics]:
     """Score a run's best checkpoint on validation and test splits; return split -> metrics.
 
@@ -39,10 +49,7 @@ def score_and_report(model: FineTuned, data: LabelledData, run: Path, outbox: Ou
     splits = ["valid", *test_splits(data)]
     for split in splits:
         examples = data.read(split)
-        batches = Embedded(examples).batches(np.arange(len(examples)), model.experiment.batches.token_budget)
-        predicted = model.predict(track(batches, f"predicting {split}", transient=True, console=Console(stderr=True)))
-        predictions = [predicted[row] for row in range(len(examples))]
-        scores[split] = task.score(predictions, examples.labels)
+        predictions, scores[split] = predict_split(model, examples, f"predicting {split}")
         intervals[split] = task.intervals(predictions, examples.labels)
         columns = {"id": examples.ids, "sequence": examples.sequences, **task.columns(predictions, examples)}
         path = run / PREDICTIONS / f"{split}.parquet"

@@ -105,16 +105,27 @@ def drive(
             describe_experiment(sender.outbox, experiment)
             describe(sender.outbox)
             with RunProgress(run, experiment.budget):
-                outcome = _fit(experiment, run, cpus)
+                outcome = fit_on_workers(experiment, run, cpus)
             conclude(outcome, sender.outbox)
     return outcome
 
 
-def _fit(experiment: AnyExperiment, run: Path, cpus: float) -> Outcome:
+def fit_on_workers(
+    experiment: AnyExperiment,
+    run: Path,
+    cpus: float,
+    worker: Callable[[dict[str, Any]], None] = run_worker,
+    config: dict[str, Any] | None = None,
+) -> Outcome:
+    """Have Ray Train run ``worker`` on each worker; ``config`` is what it is told beside the experiment and the run's folder.
+
+    Raises:
+        RunFailed: training failed more often than it may be restarted.
+    """
     workers, (selected, order) = experiment.workers, experiment.selected_by
     trainer = TorchTrainer(
-        run_worker,
-        train_loop_config={"experiment": experiment.to_plain(), "run": str(run)},
+        worker,
+        train_loop_config={"experiment": experiment.to_plain(), "run": str(run), **(config or {})},
         scaling_config=ScalingConfig(
             num_workers=workers.count,
             use_gpu=workers.gpus > 0,
