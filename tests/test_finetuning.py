@@ -20,8 +20,12 @@ from raypro.data.labelled_source import Embedded, LabelledSource
 from raypro.experiment import Budget, FineTuning, Validation, experiment_of
 from raypro.finetuning import FineTuned, Finetuning, initial_model, labelled_steps, resolved
 from raypro.tasks.contacts import Contacts
+from raypro.tasks.regression import Regression
 from raypro.training import train
 from tests.small import TINY, hydrophobic_share, tiny_fine_tuning
+
+
+MEAN = Regression(pooling="mean", hidden=16)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +45,7 @@ def steps(folder: Path) -> list[Path]:
 
 def test_it_learns_what_can_be_learned(data: Path, tmp_path: Path) -> None:
     encoder = ConvolutionShape(layers=1, width=32, dropout=0.0)
-    state = run(tiny_fine_tuning(data, encoder=encoder, budget=Budget(epochs=20)), tmp_path / "run")
+    state = run(tiny_fine_tuning(data, task=MEAN, encoder=encoder, budget=Budget(epochs=20)), tmp_path / "run")
     assert -state.best > 0.9
 
 
@@ -118,7 +122,7 @@ def test_a_frozen_encoders_vectors_are_computed_once(data: Path, raypro_home: Pa
 
 
 def test_one_hot_is_an_encoder_without_weights(data: Path, tmp_path: Path, raypro_home: Path) -> None:
-    state = run(tiny_fine_tuning(data, encoder=OneHotShape(), frozen=True, budget=Budget(epochs=10)), tmp_path / "run")
+    state = run(tiny_fine_tuning(data, task=MEAN, encoder=OneHotShape(), frozen=True, budget=Budget(epochs=20)), tmp_path / "run")
     assert -state.best > 0.9  # a share of residues is linear in their one-hot mean
     with pytest.raises(InputError, match="--frozen"):
         tiny_fine_tuning(data, encoder=OneHotShape())
