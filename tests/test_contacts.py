@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from raypro.evaluate.contacts import RANGES, apc, average_metrics, contact_precision
+from raypro.evaluate.contacts import RANGES, apc, average_metrics, contact_precision, pooled_precision, tape_code_counts
 
 
 def symmetric(length: int, pairs: dict[tuple[int, int], float], dtype: type = float) -> np.ndarray:
@@ -149,3 +149,53 @@ def test_average_leaves_out_nan() -> None:
     """Means over families, NaN only where every family has it."""
     averages = average_metrics([{"a": 1.0, "b": math.nan, "c": math.nan}, {"a": 0.0, "b": 0.5, "c": math.nan}])
     assert averages["a"] == 0.5 and averages["b"] == 0.5 and math.isnan(averages["c"])
+
+
+def test_tape_code_by_hand() -> None:
+    """Fifteen residues, 10 to 14 unresolved: three pairs are taken, L counting all; one of separation 5 and an unresolved one are not."""
+    truth = symmetric(15, {(0, 6): 1, (1, 8): 1, (0, 5): 1, (0, 12): 1}, bool)
+    scores = symmetric(15, {(0, 5): 9.0, (0, 12): 8.0, (0, 6): 7.0, (2, 9): 6.0, (1, 8): 5.0, (0, 7): 4.0})
+    resolved = np.arange(15) < 10
+    assert tape_code_counts(scores, truth, resolved) == (2, 3)
+    assert tape_code_counts(scores, truth) == (2, 3)  # (0, 12), (0, 6) and (2, 9)
+    # L of the resolved residues would take two: that is the other convention.
+    assert contact_precision(scores, truth, resolved=resolved)["contacts/P_at_L5_all"] == 1 / 2
+
+
+def naive_tape_code(scores: np.ndarray, truth: np.ndarray, resolved: np.ndarray) -> tuple[int, int]:
+    """Return the counts as the released code has them: one flat list of all L x L entries, masked ones 0, the best L // 5."""
+    length = len(scores)
+    flat = []
+    for x in range(length):
+        for y in range(length):
+            valid = resolved[x] and resolved[y] and y - x >= 6
+            flat.append((-scores[x, y] if valid else 0.0, x, y))
+    taken = sorted(flat)[: length // 5]
+    return sum(bool(truth[x, y]) for _, x, y in taken), len(taken)
+
+
+@pytest.mark.parametrize("length", [30, 64])
+def test_tape_code_equals_plain_loops(length: int) -> None:
+    """Probabilities that are all different, unresolved residues."""
+    rng = np.random.default_rng(length)
+    scores = rng.random((length, length))
+    scores = scores + scores.T
+    truth = rng.random((length, length)) < 0.3
+    truth = truth | truth.T
+    resolved = rng.random(length) < 0.9
+    assert tape_code_counts(scores, truth, resolved) == naive_tape_code(scores, truth, resolved)
+
+
+def test_tape_code_pools_over_proteins() -> None:
+    """One of two and eight of ten are 9/12, where the mean of the precisions is 0.65; short proteins take nothing."""
+    assert pooled_precision([(1, 2), (8, 10)]) == {"contacts/P_at_L5_tape_code": 9 / 12}
+    assert tape_code_counts(np.ones((4, 4)), np.ones((4, 4), dtype=bool)) == (0, 0)
+    assert tape_code_counts(np.ones((7, 7)), np.ones((7, 7), dtype=bool)) == (1, 1)
+    assert math.isnan(pooled_precision([(0, 0)])["contacts/P_at_L5_tape_code"])
+    assert math.isnan(pooled_precision([])["contacts/P_at_L5_tape_code"])
+
+
+def test_tape_code_takes_no_more_than_there_are_candidates() -> None:
+    """Twenty residues, two of them resolved: one candidate for four places."""
+    resolved = np.isin(np.arange(20), (2, 15))
+    assert tape_code_counts(np.ones((20, 20)), symmetric(20, {(2, 15): 1}, bool), resolved) == (1, 1)

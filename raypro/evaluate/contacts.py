@@ -70,8 +70,7 @@ def contact_precision(scores: Scores, truth: Mask, *, resolved: Mask | None = No
     i, j = np.triu_indices(length, k=1)
     candidates = resolved[i] & resolved[j] & (True if scored is None else scored[i, j])
     i, j = i[candidates], j[candidates]
-    values = (scores[i, j] + scores[j, i]) / 2
-    best_first = np.argsort(np.where(np.isnan(values), np.inf, -values), kind="stable")
+    best_first = _best_first(scores, i, j)
     separation, hits = (j - i)[best_first], truth[i, j][best_first]
     residues = int(resolved.sum())
     metrics: dict[str, float] = {}
@@ -83,6 +82,39 @@ def contact_precision(scores: Scores, truth: Mask, *, resolved: Mask | None = No
     return metrics
 
 
+def tape_code_counts(scores: Scores, truth: Mask, resolved: Mask | None = None) -> tuple[int, int]:
+    """Return (true contacts, pairs) among the L/5 best pairs that TAPE's released code takes; for :func:`pooled_precision`.
+
+    Candidates are the pairs of resolved residues at separations of 6 and more, where the paper (Rao et al. 2019) says medium and long
+    range. L // 5 are taken, none where that is 0; L counts unresolved residues too, other than in :func:`contact_precision`. Source:
+    tape-proteins 0.4, ``PairwiseContactPredictionHead.compute_precision_at_l5``. Where there are fewer candidates than that, its
+    code goes on with pairs that are none, whose labels may be -1; here all candidates are taken and no more.
+
+    Args:
+        scores: [L, L], higher means contact; the mean of both triangles counts; ties and NaN as for :func:`contact_precision`.
+        truth: [L, L] true contacts, symmetric.
+        resolved: [L] residues whose place is known; all where None.
+    """
+    length = len(scores)
+    i, j = np.triu_indices(length, k=RANGES["all"][0])
+    known = np.ones(len(i), dtype=bool) if resolved is None else resolved[i] & resolved[j]
+    i, j = i[known], j[known]
+    taken = _best_first(scores, i, j)[: length // 5]
+    return int(truth[i, j][taken].sum()), len(taken)
+
+
+def pooled_precision(counts: Iterable[tuple[int, int]]) -> dict[str, float]:
+    """Return ``contacts/P_at_L5_tape_code``: all true contacts by all pairs taken, so that long proteins weigh more.
+
+    TAPE's code pools over the proteins of a batch; here all proteins are one batch. NaN where no pair was taken.
+
+    Args:
+        counts: (true contacts, pairs) of each protein, of :func:`tape_code_counts`.
+    """
+    hits, taken = (sum(column) for column in zip((0, 0), *counts, strict=True))
+    return {"contacts/P_at_L5_tape_code": hits / taken if taken else float("nan")}
+
+
 def average_metrics(metrics: Iterable[Mapping[str, float]]) -> dict[str, float]:
     """Return the mean of each metric over proteins or families; those where it is NaN are left out, and NaN is left where all are."""
     rows = list(metrics)
@@ -91,6 +123,12 @@ def average_metrics(metrics: Iterable[Mapping[str, float]]) -> dict[str, float]:
         values = np.array([row[name] for row in rows if name in row and not np.isnan(row[name])])
         averages[name] = float(values.mean()) if len(values) else float("nan")
     return averages
+
+
+def _best_first(scores: Scores, i: NDArray[np.int64], j: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the order of pairs by falling score; equal ones as they come, those without a score last."""
+    values = (scores[i, j] + scores[j, i]) / 2
+    return np.argsort(np.where(np.isnan(values), np.inf, -values), kind="stable")
 
 
 def _share(hits: Mask) -> float:

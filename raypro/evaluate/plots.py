@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
@@ -62,31 +63,11 @@ def contact_map(
         metrics: of :func:`raypro.evaluate.contacts.contact_precision`; the precision at L/5 is under the title, against random.
         scale: what a score is, with its unit.
     """
-    length = len(scores)
-    figure, axes = _figure(6.6, 6.4)
-    i, j = _best_pairs(scores)
+    figure, axes = new_figure(6.6, 6.4)
+    i, j = best_pairs(scores)
     # Neighbours in the chain may score far above everything else: the darkest is what is good enough to be ringed.
     darkest = float(scores[i[-1], j[-1]]) if len(i) else 1.0
-    shown = np.where(np.tril(np.ones((length, length), dtype=bool), k=-1), scores, np.nan)
-    ends = (0.5, length + 0.5)
-    image = axes.imshow(shown, cmap=WHITE_TO_GREY, vmin=0.0, vmax=max(darkest, 1e-9), extent=(*ends, *ends[::-1]), interpolation="nearest")
-    size = (280.0 / length) ** 2  # of a residue's square, in points squared
-    rows, columns = np.nonzero(np.triu(truth))
-    axes.scatter(columns + 1, rows + 1, s=0.7 * size, marker="s", color=GREEN, linewidths=0, label="true contact")
-    right = truth[i, j]
-    for hits, colour, label in ((right, BLUE, "predicted, true"), (~right, ORANGE, "predicted, false")):
-        axes.scatter(
-            j[hits] + 1,
-            i[hits] + 1,
-            s=max(size, 45.0),
-            facecolors="none",
-            edgecolors=colour,
-            linewidths=1.8,
-            label=f"{label}: {hits.sum()}",
-        )
-    axes.plot(ends, ends, color=GREY, linewidth=0.8)
-    axes.set(xlim=ends, ylim=ends[::-1], xlabel="residue", ylabel="residue")
-    axes.grid(False)
+    image = draw_contact_map(axes, scores, truth, (i, j), darkest, 280.0)
     axes.set_title(family, pad=24)
     precision, random = metrics["contacts/P_at_L5_all"], metrics["contacts/random_precision_all"]
     subtitle = f"precision of the L/5 best pairs, separation 6 and more: {precision:.2f} (random: {random:.2f})"
@@ -94,7 +75,8 @@ def contact_map(
     bar = figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02, extend="both", ticks=MaxNLocator(5), format="%g")
     bar.set_label(f"prediction, lower triangle: {scale}")
     bar.outline.set_visible(False)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.09), ncols=3, handletextpad=0.3, markerscale=min(1.0, (60 / size) ** 0.5))
+    markers = min(1.0, len(scores) * 60**0.5 / 280)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.09), ncols=3, handletextpad=0.3, markerscale=markers)
     return figure
 
 
@@ -107,7 +89,7 @@ def divergence_histogram(counts: NDArray[np.int64], edges: NDArray[np.floating],
         edges: [bins + 1] edges of the bins, nats, evenly spaced in their logarithm.
         mean: mean divergence, nats; drawn as a line.
     """
-    figure, axes = _figure(7.2, 4.2)
+    figure, axes = new_figure(7.2, 4.2)
     share = counts / max(counts.sum(), 1)
     axes.stairs(share, edges, fill=True, color=BLUE, alpha=0.85)
     axes.set_xscale("log")
@@ -135,7 +117,7 @@ def learning_curves(
         floor: entropy of the residues' frequencies, nats: what is reached without looking at the context; drawn as a line.
         name: what the loss is a mean over.
     """
-    figure, axes = _figure(7.2, 4.2)
+    figure, axes = new_figure(7.2, 4.2)
     if train:
         axes.plot(*zip(*train, strict=True), color=BLUE, alpha=0.55, linewidth=1.2, label="training")
     if valid:
@@ -157,17 +139,70 @@ def save(figure: Figure, path: Path) -> Path:
     return path
 
 
-def _best_pairs(scores: NDArray[np.floating]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the L/5 pairs i > j of highest score at separations of 6 and more, best first."""
-    i, j = np.tril_indices(len(scores), k=-RANGES["all"][0])
+def draw_contact_map(
+    axes: Axes,
+    scores: NDArray[np.floating],
+    truth: NDArray[np.bool_],
+    pairs: tuple[NDArray[np.int64], NDArray[np.int64]],
+    darkest: float,
+    width: float,
+) -> AxesImage:
+    """Draw scores below the diagonal, true contacts and rings around predicted ones above it; return the image of the scores.
+
+    Args:
+        axes: where to draw.
+        scores: [L, L], symmetric, higher means contact; NaN is left blank.
+        truth: [L, L] true contacts, symmetric.
+        pairs: the predicted pairs i > j, of :func:`best_pairs`: ringed blue where they are contacts and orange where not.
+        darkest: the score that is drawn darkest, and those above it.
+        width: of the map, in points.
+    """
+    length, (i, j) = len(scores), pairs
+    shown = np.where(np.tril(np.ones((length, length), dtype=bool), k=-1), scores, np.nan)
+    ends = (0.5, length + 0.5)
+    image = axes.imshow(shown, cmap=WHITE_TO_GREY, vmin=0.0, vmax=max(darkest, 1e-9), extent=(*ends, *ends[::-1]), interpolation="nearest")
+    size = (width / length) ** 2  # of a residue's square, in points squared
+    rows, columns = np.nonzero(np.triu(truth))
+    axes.scatter(columns + 1, rows + 1, s=0.7 * size, marker="s", color=GREEN, linewidths=0, label="true contact")
+    right = truth[i, j]
+    for hits, colour, label in ((right, BLUE, "predicted, true"), (~right, ORANGE, "predicted, false")):
+        axes.scatter(
+            j[hits] + 1,
+            i[hits] + 1,
+            s=max(size, (width / 42) ** 2),
+            facecolors="none",
+            edgecolors=colour,
+            linewidths=width / 155,
+            label=f"{label}: {hits.sum()}",
+        )
+    axes.plot(ends, ends, color=GREY, linewidth=0.8)
+    axes.set(xlim=ends, ylim=ends[::-1], xlabel="residue", ylabel="residue")
+    axes.grid(False)
+    return image
+
+
+def best_pairs(
+    scores: NDArray[np.floating], least: int = RANGES["all"][0], residues: int | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the L/5 pairs i > j of highest score [L, L] at separations of ``least`` and more, best first; those with NaN are left out.
+
+    ``residues`` is L, the number of all residues where it is None.
+    """
+    i, j = np.tril_indices(len(scores), k=-least)
     known = np.isfinite(scores[i, j])
     i, j = i[known], j[known]
-    best = np.argsort(-scores[i, j], kind="stable")[: max(1, len(scores) // 5)]
+    best = np.argsort(-scores[i, j], kind="stable")[: max(1, (len(scores) if residues is None else residues) // 5)]
     return i[best], j[best]
 
 
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
     """Return an empty figure (inches) and its axes."""
+    figure = empty_figure(width, height)
+    return figure, figure.add_subplot()
+
+
+def empty_figure(width: float, height: float) -> Figure:
+    """Return a figure (inches) without axes."""
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
-    return figure, figure.add_subplot()
+    return figure
