@@ -92,7 +92,7 @@ class Delivery:
         self.delivered = 0
         """Records delivered by this object."""
         self.refused = 0
-        self._run_folder, self._destination = run_folder, destination
+        self.run_folder, self._destination = run_folder, destination
         self._connected = False
 
     def deliver(self) -> None:
@@ -103,9 +103,9 @@ class Delivery:
         """
         if not self._connected:
             self._destination.connect(self.sent)
-            self.sent.save(self._run_folder)
+            self.sent.save(self.run_folder)
             self._connected = True
-        for path in outbox_files(self._run_folder):
+        for path in outbox_files(self.run_folder):
             batch: list[dict[str, Any]] = []
             position = self.sent.positions.get(path.name, 0)
             for record, after in read_records(path, position):
@@ -125,7 +125,7 @@ class Delivery:
         """Return how many records are still to be delivered."""
         start = self.sent.positions
         return sum(
-            record is not None for path in outbox_files(self._run_folder) for record, _ in read_records(path, start.get(path.name, 0))
+            record is not None for path in outbox_files(self.run_folder) for record, _ in read_records(path, start.get(path.name, 0))
         )
 
     def _deliver(self, records: list[dict[str, Any]], outbox: str, position: int) -> None:
@@ -135,7 +135,7 @@ class Delivery:
             self.delivered += len(records)
         if self.sent.positions.get(outbox) != position:
             self.sent.positions[outbox] = position
-            self.sent.save(self._run_folder)
+            self.sent.save(self.run_folder)
 
     def _attempt(self, records: list[dict[str, Any]]) -> None:
         """Deliver ``records`` together; where that is refused, one by one, so that one bad record takes no other with it."""
@@ -177,7 +177,7 @@ class Delivery:
 
     def _refuse(self, record: dict[str, Any], refusal: Exception) -> None:
         self.refused += 1
-        with (self._run_folder / FOLDER / "refused.jsonl").open("a") as file:
+        with (self.run_folder / FOLDER / "refused.jsonl").open("a") as file:
             file.write(json.dumps({"why": str(refusal), **record}) + "\n")
 
 

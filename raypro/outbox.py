@@ -9,7 +9,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,10 @@ class Outbox:
         """Record a checkpoint, which becomes a logged model that points to ``path``; weights are not copied."""
         finite = {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
         self._append("checkpoint", path=str(path.absolute()), step=int(step), metrics=finite)
+
+    def model(self, name: str, files: Sequence[Path]) -> None:
+        """Record files that make a model, to be copied and registered as a new version of the model ``name``."""
+        self._append("model", name=name, files=[self._relative(path) for path in files])
 
     def status(self, status: str) -> None:
         """Record the run's state: RUNNING, FINISHED, FAILED or KILLED."""

@@ -1,27 +1,26 @@
 """Runs in MLflow: one thread of the driver sends what the outboxes of a run hold (:mod:`raypro.outbox`).
 
-The only module that imports mlflow, and only in the thread that sends. A server that does not answer is said aloud once; what
-it has not got stays in the run's folder and is sent when it answers again, at the end of the run, or by :func:`send_pending`.
-A run that is resumed goes on in the same MLflow run.
+mlflow is imported by that thread alone (:mod:`raypro.mlflow_run`). A server that does not answer is said aloud once; what it has
+not got stays in the run's folder and is sent when it answers again, at the end of the run, or by :func:`send_pending`.
+A run that is resumed goes on in the same MLflow run. The same thread sends the runs within a run, a sweep's trials.
 """
 
-import fcntl
-import json
-import logging
-import os
+import atexit
 import re
+import shutil
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
-from raypro.address import first_line, reason, sqlite_file, tracking_address
+from raypro.address import reason, tracking_address
 from raypro.config import InputError
-from raypro.delivery import Delivery, Point, Refused, Sent, sole_delivery
+from raypro.delivery import Delivery, Sent, sole_delivery
+from raypro.mlflow_run import MlflowRun, quiet_mlflow
 from raypro.outbox import Outbox, last_status
 from raypro.provenance import identity_tags
 
@@ -32,10 +31,33 @@ LONGEST_INTERVAL = 30.0
 FIRST_ANSWER = 30.0
 """Seconds that closing waits for a store not yet heard of: loading mlflow and making a new SQLite store take some."""
 
-METRICS_AT_ONCE, PARAMS_OR_TAGS_AT_ONCE = 1000, 100  # MLflow's limits
-LONGEST_PARAM, LONGEST_TAG = 6000, 8000
-CUT = " ... (cut)"
-FINAL_REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST"}
+
+class Child:
+    """A run within a run: a trial of a sweep. Its records are sent by the thread of the run around it."""
+
+    def __init__(self, run_folder: Path, sent: Sent) -> None:
+        """Begin it, or go on with it.
+
+        Raises:
+            InputError: another living process drives this run.
+        """
+        self._held = ExitStack()
+        self._held.enter_context(sole_delivery(run_folder))
+        sent.save(run_folder)
+        self.delivery = Delivery(run_folder, sent, MlflowRun(run_folder))
+        self.ended = False
+        self.outbox = Outbox(run_folder, "driver")
+        self.outbox.status("RUNNING")
+
+    def close(self, status: str) -> None:
+        """Record how it ended: FINISHED, FAILED or KILLED."""
+        self.outbox.status(status)
+        self.outbox.close()
+        self.ended = True
+
+    def release(self) -> None:
+        """Let other processes send what is left."""
+        self._held.close()
 
 
 class Sender:
@@ -50,7 +72,6 @@ class Sender:
         experiment_name: str = "raypro",
         run_name: str | None = None,
         tracking_uri: str | None = None,
-        parent_run_id: str | None = None,
         first_look: float = 0.0,
         say: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True),
     ) -> None:
@@ -59,21 +80,26 @@ class Sender:
         Before the ``first_look`` seconds after the start mlflow is not loaded, which takes a core for seconds.
         """
         self.run_folder = run_folder.absolute()
-        self.address = tracking_address(tracking_uri)
-        sent = Sent.load(self.run_folder)
-        if sent is None:
-            now = time.time_ns() // 1_000_000
-            sent = Sent(self.address, experiment_name, run_name or run_folder.name, now, parent_run_id)
-        elif sent.address != self.address:
-            sent.forget()
-            sent.address = self.address
-        self._delivery = Delivery(self.run_folder, sent, _MlflowRun(self.run_folder))
+        self.address, self._experiment_name = tracking_address(tracking_uri), experiment_name
+        sent = self._sent(self.run_folder, run_name or run_folder.name)
+        self._delivery = Delivery(self.run_folder, sent, MlflowRun(self.run_folder))
+        self._children: list[Child] = []
+        self._deliveries = [self._delivery]
         self._say, self._first_look = say, first_look
         self._held = ExitStack()
         self._closing = threading.Event()
         self._failures = 0
         self._answered = False
         self._thread = threading.Thread(target=self._send_until_closed, name="mlflow-sender", daemon=True)
+
+    def _sent(self, run_folder: Path, run_name: str) -> Sent:
+        sent = Sent.load(run_folder)
+        if sent is None:
+            return Sent(self.address, self._experiment_name, run_name, time.time_ns() // 1_000_000)
+        if sent.address != self.address:
+            sent.forget()
+            sent.address = self.address
+        return sent
 
     @property
     def run_id(self) -> str | None:
@@ -94,25 +120,44 @@ class Sender:
         self._thread.start()
         return self
 
+    def child(self, run_folder: Path, run_name: str) -> Child:
+        """Begin, or go on with, a run within this one; close it when it ends.
+
+        Raises:
+            InputError: another living process drives it.
+        """
+        child = Child(run_folder.absolute(), self._sent(run_folder, run_name))
+        self._deliveries.append(child.delivery)
+        self._children.append(child)
+        return child
+
     def close(self, status: str, patience: float = 5.0) -> None:
-        """Record how the run ended (FINISHED, FAILED or KILLED) and send what is left.
+        """Record how the run ended (FINISHED, FAILED or KILLED) and send what is left; runs within it that are open end as KILLED.
 
         It waits as long as sending goes on, and at most ``patience`` seconds for a server that does not answer.
         """
+        for child in self._children:
+            if not child.ended:
+                child.close("KILLED")
         self.outbox.status(status)
         self.outbox.close()
         self._closing.set()
         while self._thread.is_alive():
-            before = self._delivery.delivered
+            before = sum(delivery.delivered for delivery in self._deliveries)
             self._thread.join(patience if self._answered or self._failures else max(patience, FIRST_ANSWER))
-            if self._delivery.delivered == before:
+            if sum(delivery.delivered for delivery in self._deliveries) == before:
                 break
-        if self._delivery.refused:
-            self._say(f"tracking: MLflow refused {self._delivery.refused} records of the run; see {self.run_folder}/tracking/refused.jsonl")
-        left = self._delivery.pending()
+        for delivery in self._deliveries:
+            if delivery.refused:
+                self._say(
+                    f"tracking: MLflow refused {delivery.refused} records of the run; see {delivery.run_folder}/tracking/refused.jsonl"
+                )
+        left = sum(delivery.pending() for delivery in self._deliveries)
         if left:
             name = self.run_folder.name
             self._say(f"tracking: {left} records of the run are kept, not sent; when MLflow answers: raypro runs sync {name}")
+        for child in self._children:
+            child.release()
         self._held.close()
 
     def __enter__(self) -> "Sender":
@@ -132,7 +177,7 @@ class Sender:
             known = self._failures or self._answered
             last = self._closing.wait(min(INTERVAL * 2**self._failures, LONGEST_INTERVAL) if known else self._first_look)
             try:
-                self._delivery.deliver()
+                self._deliver()
             except Exception as error:  # whatever goes wrong with tracking, the run goes on; the records stay
                 self._failures += 1
                 if self._failures == 1:
@@ -143,9 +188,19 @@ class Sender:
                 self._say(f"tracking: {self.address} answers again; everything kept was sent")
             self._failures, self._answered = 0, True
 
+    def _deliver(self) -> None:
+        self._delivery.deliver()
+        for child in self._children[:]:
+            ended = child.ended  # before delivering: what is recorded meanwhile goes with the next round
+            child.delivery.sent.parent_run_id = self.run_id
+            child.delivery.deliver()
+            if ended:
+                child.release()
+                self._children.remove(child)
+
 
 def send_pending(run_folder: Path) -> int:
-    """Send the records of a run that MLflow has not got, and return their number.
+    """Send the records of a run, and of the runs within it, that MLflow has not got, and return their number.
 
     A run whose driver died without a word is closed as KILLED.
 
@@ -155,12 +210,22 @@ def send_pending(run_folder: Path) -> int:
     sent = Sent.load(run_folder)
     if sent is None:
         raise InputError(f"{run_folder}: no tracked run there; 'raypro runs list' shows the runs")
+    delivered = _send_one(run_folder, sent)
+    for folder in sorted(path for path in run_folder.iterdir() if path.is_dir()):
+        child = Sent.load(folder)
+        if child is not None:
+            child.parent_run_id = sent.run_id
+            delivered += _send_one(folder, child)
+    return delivered
+
+
+def _send_one(run_folder: Path, sent: Sent) -> int:
     with sole_delivery(run_folder):
         if last_status(run_folder) == "RUNNING":
             outbox = Outbox(run_folder, "driver")
             outbox.status("KILLED")
             outbox.close()
-        delivery = Delivery(run_folder, sent, _MlflowRun(run_folder.absolute()))
+        delivery = Delivery(run_folder, sent, MlflowRun(run_folder.absolute()))
         try:
             delivery.deliver()
         except Exception as error:
@@ -168,128 +233,30 @@ def send_pending(run_folder: Path) -> int:
     return delivery.delivered
 
 
-class _MlflowRun:
-    """One MLflow run as the destination of a run's records (:class:`raypro.delivery.Destination`)."""
+def fetch_model(uri: str, tracking_uri: str | None = None) -> Path:
+    """Return the folder of a registered model's checkpoint: ``models:/NAME/VERSION``, or ``models:/NAME`` for the newest version.
 
-    def __init__(self, run_folder: Path) -> None:
-        self._run_folder = run_folder
+    Where the tracking server keeps the files elsewhere, they are fetched to a temporary folder that goes when this process ends.
 
-    def connect(self, sent: Sent) -> None:
-        self._mlflow = _quiet_mlflow()
-        self._sent = sent
-        database = sqlite_file(sent.address)
-        with ExitStack() as held:
-            if database is not None:  # two processes that make the same new store at once would spoil it
-                database.parent.mkdir(parents=True, exist_ok=True)
-                fcntl.flock(held.enter_context(database.with_suffix(".lock").open("w")), fcntl.LOCK_EX)
-            self._client = self._mlflow.MlflowClient(sent.address)
-            if sent.run_id is not None:
-                try:
-                    self._client.get_run(sent.run_id)
-                except self._mlflow.MlflowException as error:
-                    if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                        raise
-                    sent.forget()  # the store lost the run: it gets it again, whole
-            self._experiment_id = self._experiment(sent.experiment, database)
-            if sent.run_id is None:
-                parent = {"mlflow.parentRunId": sent.parent_run_id} if sent.parent_run_id else {}
-                run = self._client.create_run(self._experiment_id, start_time=sent.started_ms, tags=parent, run_name=sent.run_name)
-                sent.run_id = run.info.run_id
-
-    def log(self, points: list[Point], params: dict[str, str], tags: dict[str, str]) -> None:
-        entities = self._mlflow.entities
-        batches = (
-            ("metrics", [entities.Metric(p.name, p.value, p.time_ms, p.step) for p in points], METRICS_AT_ONCE),
-            ("params", [entities.Param(name, _cut(value, LONGEST_PARAM)) for name, value in params.items()], PARAMS_OR_TAGS_AT_ONCE),
-            ("tags", [entities.RunTag(name, _cut(value, LONGEST_TAG)) for name, value in tags.items()], PARAMS_OR_TAGS_AT_ONCE),
-        )
-        for kind, items, size in batches:
-            for start in range(0, len(items), size):
-                self._call(self._client.log_batch, self._sent.run_id, **{kind: items[start : start + size]})
-
-    def take(self, record: dict[str, Any]) -> None:
-        kinds = {
-            "artifact": self._artifact,
-            "text": self._text,
-            "dataset": self._dataset,
-            "checkpoint": self._checkpoint,
-            "status": self._status,
-        }
-        if record["kind"] not in kinds:
-            raise Refused(f"unknown kind of record: {record['kind']}")
-        kinds[record["kind"]](record)
-
-    def _call(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Call the client; its final refusals become :class:`Refused`."""
-        try:
-            return method(*args, **kwargs)
-        except self._mlflow.MlflowException as error:
-            if error.error_code in FINAL_REFUSALS:
-                raise Refused(first_line(error)) from error
-            raise
-
-    def _experiment(self, name: str, database: Path | None) -> str:
-        found = self._client.get_experiment_by_name(name)
-        if found is not None:
-            return found.experiment_id
-        beside = None if database is None else (database.parent / "artifacts").as_uri()  # mlflow's default is the working folder
-        return self._client.create_experiment(name, beside, tags={"mlflow.experimentKind": "custom_model_development"})
-
-    def _artifact(self, record: dict[str, Any]) -> None:
-        path = self._run_folder / record["path"]
-        if not path.exists():
-            raise Refused(f"{path}: the file is gone")
-        self._call(self._client.log_artifact, self._sent.run_id, str(path), record["folder"] or None)
-
-    def _text(self, record: dict[str, Any]) -> None:
-        self._call(self._client.log_text, self._sent.run_id, record["text"], record["name"])
-
-    def _dataset(self, record: dict[str, Any]) -> None:
-        entities = self._mlflow.entities
-        source, profile = json.dumps({"uri": record["source"]}), json.dumps(record["profile"])
-        dataset = entities.Dataset(record["name"], record["digest"][:12], "local", source, profile=profile)
-        used = entities.DatasetInput(dataset, [entities.InputTag("mlflow.data.context", record["split"])])
-        self._call(self._client.log_inputs, self._sent.run_id, [used])
-
-    def _checkpoint(self, record: dict[str, Any]) -> None:
-        entities, step = self._mlflow.entities, record["step"]
-        name = re.sub(r"[^\w-]", "-", f"{self._sent.run_name}-step-{step}")  # a model's name allows less than a run's
-        tags = {"mlflow.model.isExternal": "true", "checkpoint": record["path"], "step": str(step)}
-        model = self._call(self._client.create_logged_model, self._experiment_id, name, self._sent.run_id, tags)
-        self._call(self._client.finalize_logged_model, model.model_id, entities.LoggedModelStatus.READY)
-        self._call(self._client.log_outputs, self._sent.run_id, [entities.LoggedModelOutput(model.model_id, step)])
-        metrics = []
-        for key, value in record["metrics"].items():
-            last_step, time_ms = self._sent.points.get(key, (None, None))
-            moment = time_ms if last_step == step else record["time_ms"]  # the same moment: the same point of the run, not a second one
-            metrics.append(entities.Metric(key, value, moment, step, model_id=model.model_id))
-        if metrics:
-            self._call(self._client.log_batch, self._sent.run_id, metrics=metrics)
-
-    def _status(self, record: dict[str, Any]) -> None:
-        if record["status"] == "RUNNING":
-            self._call(self._client.update_run, self._sent.run_id, status="RUNNING")
-        else:
-            self._call(self._client.set_terminated, self._sent.run_id, record["status"], record["time_ms"])
-
-
-def _quiet_mlflow() -> Any:
-    """Import mlflow: it neither waits for minutes, nor reports its use to anyone, nor tells the user about its database."""
-    for name, value in {
-        "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # we try again ourselves
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_LOGGING_LEVEL": "ERROR",
-        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    }.items():
-        os.environ.setdefault(name, value)
-    import mlflow
-    import mlflow.entities
-
-    for logger in ("mlflow", "alembic"):
-        logging.getLogger(logger).setLevel(logging.ERROR)
-    return mlflow
-
-
-def _cut(text: str, longest: int) -> str:
-    return text if len(text) <= longest else text[: longest - len(CUT)] + CUT
+    Raises:
+        InputError: there is no such model, or the server does not answer.
+    """
+    address = tracking_address(tracking_uri)
+    parts = re.fullmatch(r"models:/([^/]+)(?:/(\d+))?", uri)
+    if parts is None:
+        raise InputError(f"{uri}: not a registered model's address; it is models:/NAME/VERSION")
+    mlflow = quiet_mlflow()
+    client = mlflow.MlflowClient(address, address)
+    try:
+        versions = {int(found.version): found for found in client.search_model_versions(f"name = '{parts[1]}'")}
+        if not versions or (parts[2] and int(parts[2]) not in versions):
+            known = f"its versions: {', '.join(map(str, sorted(versions)))}" if versions else "no model of that name is registered"
+            raise InputError(f"{uri}: not there, at {address}; {known}")
+        place = client.get_model_version_download_uri(parts[1], str(int(parts[2]) if parts[2] else max(versions)))
+        if place.startswith("file://"):
+            return Path(mlflow.artifacts.download_artifacts(artifact_uri=place, tracking_uri=address))
+        folder = tempfile.mkdtemp(prefix="raypro-model-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        return Path(mlflow.artifacts.download_artifacts(artifact_uri=place, dst_path=folder, tracking_uri=address))
+    except mlflow.MlflowException as error:
+        raise InputError(f"{uri}: {address} does not give it ({reason(error)})") from None

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from raypro import tracking
 from raypro.address import silence_of, tracking_address
 from raypro.config import InputError
 from raypro.delivery import Delivery, Point, Refused, Sent, sole_delivery
+from raypro.mlflow_run import quiet_mlflow
 from raypro.outbox import Outbox, last_status, outbox_files, read_records
 from raypro.provenance import git_commit, versions
 
@@ -176,7 +178,7 @@ def mlflow_home(tmp_path_factory) -> Path:
 def client(mlflow_home, monkeypatch):
     monkeypatch.setenv("RAYPRO_HOME", str(mlflow_home))
     monkeypatch.setattr(tracking, "INTERVAL", 0.1)
-    return tracking._quiet_mlflow().MlflowClient(tracking_address())
+    return quiet_mlflow().MlflowClient(tracking_address())
 
 
 def test_mlflow_holds_what_the_run_recorded(client, mlflow_home, tmp_path, monkeypatch):
@@ -234,6 +236,67 @@ def test_another_store_gets_the_whole_run(tmp_path):
     Sent("sqlite:////elsewhere/mlflow.db", "raypro", "run", 0, run_id="theirs", positions={"outbox-driver.jsonl": 9}).save(tmp_path)
     sender = tracking.Sender(tmp_path, tracking_uri="sqlite:////here/mlflow.db")
     assert sender.run_id is None and sender._delivery.sent.positions == {}
+
+
+def test_runs_within_a_run_are_sent_by_its_thread_and_end_with_it(client, mlflow_home):
+    sweep = mlflow_home / "sweeps" / "sweep"
+    threads = threading.active_count()
+    with pytest.raises(KeyboardInterrupt), tracking.Sender(sweep) as sender:
+        children = [sender.child(sweep / name, f"sweep.{name}") for name in ("good", "bad", "open")]
+        Outbox(sweep / "good", "worker").metrics(1, {"loss": 3.0})
+        assert threading.active_count() == threads + 1
+        children[0].close("FINISHED")
+        children[1].close("FAILED")
+        raise KeyboardInterrupt
+    found = client.search_runs(
+        ["0", *(e.experiment_id for e in client.search_experiments())], f"tags.mlflow.parentRunId = '{sender.run_id}'"
+    )
+    assert {run.info.run_name: run.info.status for run in found} == {
+        "sweep.good": "FINISHED",
+        "sweep.bad": "FAILED",
+        "sweep.open": "KILLED",
+    }
+    assert client.get_run(children[0].delivery.sent.run_id).data.metrics == {"loss": 3.0}
+    assert client.get_run(sender.run_id).info.status == "KILLED"
+
+
+def test_runs_within_a_run_that_was_killed_are_closed_with_it(client, mlflow_home):
+    sweep = mlflow_home / "sweeps" / "killed"
+    script = f"""
+import os, signal
+from pathlib import Path
+from raypro.tracking import Sender
+sender = Sender(Path({str(sweep)!r})).start()
+sender.child(Path({str(sweep / "trial")!r}), "killed.trial")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", script])
+    tracking.send_pending(sweep)
+    parent, child = (Sent.load(folder) for folder in (sweep, sweep / "trial"))
+    assert client.get_run(child.run_id).data.tags["mlflow.parentRunId"] == parent.run_id
+    assert {client.get_run(sent.run_id).info.status for sent in (parent, child)} == {"KILLED"}
+
+
+def test_a_registered_model_is_found_again(client, mlflow_home):
+    run = mlflow_home / "runs" / "registering"
+    (run / "step_1").mkdir(parents=True)
+    for name in ("model.safetensors", "experiment.json", "training.pt"):
+        (run / "step_1" / name).write_text(name)
+    with tracking.Sender(run) as sender:
+        for _ in range(2):
+            sender.outbox.model("stability", [run / "step_1" / "model.safetensors", run / "step_1" / "experiment.json"])
+    assert client.get_run(sender.run_id).data.tags["model"] == "models:/stability/2"
+    for address in ("models:/stability/1", "models:/stability/2", "models:/stability"):
+        folder = tracking.fetch_model(address)
+        assert sorted(path.name for path in folder.iterdir()) == ["experiment.json", "model.safetensors"]
+    with pytest.raises(InputError, match="models:/stability/3: not there.*its versions: 1, 2"):
+        tracking.fetch_model("models:/stability/3")
+    with pytest.raises(InputError, match="no model of that name"):
+        tracking.fetch_model("models:/stabilty/1")
+    with pytest.raises(InputError, match="it is models:/NAME/VERSION"):
+        tracking.fetch_model("models:stability")
+    with pytest.raises(InputError, match="does not give it"):
+        tracking.fetch_model("models:/stability/1", "http://127.0.0.1:9")
 
 
 def test_a_driver_killed_without_a_word_is_closed_by_sending_the_rest(client, mlflow_home):

@@ -22,6 +22,8 @@ from raypro.config import InputError
 
 FORMAT_VERSION = 1
 _WEIGHTS, _EXPERIMENT, _TRAINING = "model.safetensors", "experiment.json", "training.pt"
+MODEL_FILES = (_WEIGHTS, _EXPERIMENT)
+"""What :func:`load` needs."""
 
 
 @dataclass(frozen=True)
