@@ -39,7 +39,7 @@ def require_free(out: Path, overwrite: bool, manifest: type = Manifest) -> None:
     """Raise InputError if ``out`` is anything but nothing, an empty folder, or one with such a manifest that may be overwritten."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
-    what = "corpus" if manifest is Manifest else "labelled data"
+    what, there = ("corpus", "is a corpus") if manifest is Manifest else ("labelled data", "are labelled data")
     try:
         kind = json.loads((out / MANIFEST).read_text())["kind"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -47,7 +47,7 @@ def require_free(out: Path, overwrite: bool, manifest: type = Manifest) -> None:
     if kind != manifest.__name__:
         raise InputError(f"{out}: there already, and no {what}; give another folder")
     if not overwrite:
-        raise InputError(f"{out}: there is {'a corpus' if manifest is Manifest else what} already; give another folder, or --overwrite")
+        raise InputError(f"{out}: there {there} already; give another folder, or --overwrite")
 
 
 def take_place(new: Path, out: Path) -> None:

@@ -1,0 +1,299 @@
+"""Importing labelled data: every record is checked, and what is not used is counted and named.
+
+All is written to a folder beside the data's, which takes their name when it is whole.
+"""
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from xxhash import xxh3_64_intdigest
+
+from raypro.config import InputError
+from raypro.data.corpus import sha256_of, write_manifest
+from raypro.data.label_arrays import schema_of
+from raypro.data.label_checks import NO_SPLIT, Record, Rejects, classes_in, in_order, notes_on, of_known_classes, without_leaks
+from raypro.data.label_records import KIND_FORMS, TASKS, Form, Kind, Rejected, TaskName, label_of
+from raypro.data.label_sources import Row, Source, choose_field, fields_of, find_sources, read_rows, split_name
+from raypro.data.labelled import FORMAT_VERSION, LabelledData, LabelledManifest, SplitFile
+from raypro.data.place import building_folder, require_free, take_place
+from raypro.data.readers import bytes_of
+from raypro.data.records import RECORDS, Limits, clean
+
+REJECTS_FILE = "rejects.tsv"
+
+_CHUNK = 1024
+_SPLIT_COLUMN = "split"
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """What the fields of the sources are, and how they are split where nothing says it."""
+
+    task: TaskName | None = None
+    """One of TAPE's tasks: sets the kind and the names of the fields, TAPE's own and those of plain tables."""
+    kind: Kind | None = None
+    """The kind of labels of data of your own: a number, a class, a class for each residue, or contacts."""
+    sequence_column: str | None = None
+    """Field of the sequences; primary or sequence where missing."""
+    label_column: str | None = None
+    """Field of the labels; the task's, or label, where missing. Of contacts: tertiary (coordinates) or contact_i (beside contact_j)."""
+    mask_column: str | None = None
+    """Field that holds 1 for each residue that is scored (or resolved) and 0 for the others."""
+    id_column: str | None = None
+    """Field of the names of the sequences; id where missing. A record without one is called after its file and row."""
+    split_column: str | None = None
+    """Field that holds train, valid or the name of a test set; split where missing. The names of the files go before it."""
+    valid_share: float = 0.1
+    """Share of the sequences that becomes valid, by a seeded hash of the sequence, where nothing says how to split."""
+    test_share: float = 0.1
+    """Share of the sequences that becomes test in that case."""
+    seed: int = 0
+    """Seed of that hash."""
+
+    def __post_init__(self) -> None:
+        """Raise InputError for values that cannot be."""
+        if not (0 <= self.valid_share and 0 <= self.test_share and self.valid_share + self.test_share < 1):
+            raise InputError(
+                f"valid_share: {self.valid_share} and test_share {self.test_share} leave nothing to train on; give smaller shares"
+            )
+        if not 0 <= self.seed < 2**64:
+            raise InputError(f"seed: {self.seed}; give a number from 0 to 2^64 - 1")
+
+    @property
+    def form(self) -> Form:
+        """How the records are to be read.
+
+        Raises:
+            InputError: neither or both of task and kind are given, or a mask for labels that have none.
+        """
+        if (self.task is None) == (self.kind is None):
+            tasks, kinds = ", ".join(TASKS), ", ".join(KIND_FORMS)
+            raise InputError(f"task: say what the labels are by one of --task ({tasks}) and --kind ({kinds})")
+        form = TASKS[self.task] if self.task else KIND_FORMS[self.kind or "regression"]
+        if self.mask_column and form.kind in ("regression", "classification"):
+            raise InputError(f"mask_column: {self.mask_column}: only labels of residues and contacts have a mask; leave it out")
+        columns = {"sequence": self.sequence_column, "label": self.label_column, "mask": self.mask_column}
+        return dataclasses.replace(form, **{name: (column,) for name, column in columns.items() if column})
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What an import did, for the summary."""
+
+    data: LabelledData
+    read: dict[str, int]
+    """Records read, by split."""
+    rejected: dict[str, Counter[str]]
+    """Records left out, by split and cause."""
+
+
+@dataclass(frozen=True)
+class Fields:
+    """The names of the fields of one file."""
+
+    sequence: str
+    label: str
+    mask: str | None
+    id: str | None
+    split: str | None
+
+    @property
+    def all(self) -> list[str]:
+        """Every field that is read, each once."""
+        pair = "contact_j" if self.label == "contact_i" else None
+        return list(dict.fromkeys(name for name in (self.sequence, self.label, pair, self.mask, self.id, self.split) if name))
+
+
+def import_labelled(
+    names: Sequence[str], out: Path, options: ImportOptions, overwrite: bool = False, begin: Callable[[Path], None] | None = None
+) -> ImportReport:
+    """Import labelled data.
+
+    Args:
+        names: files, ``SPLIT=FILE`` or folders (:func:`raypro.data.label_sources.find_sources`).
+        out: the folder to make.
+        options: what their fields are.
+        overwrite: replace labelled data that are at ``out``; they stay until the new ones are whole.
+        begin: is called with each file before it is read.
+
+    Raises:
+        InputError: a file is missing or damaged, lacks a field, holds a pickle of something else than plain values, or nothing is left.
+    """
+    out = out.expanduser().absolute()
+    require_free(out, overwrite, LabelledManifest)
+    form, rejects = options.form, Rejects()
+    sources = _sources(names, options)
+    records: list[Record] = []
+    for source, fields in sources.items():
+        if begin is not None:
+            begin(source.path)
+        records += _records(source, fields, options, rejects)
+    read = Counter(record.split for record in records)
+    read.update({split: causes.total() for split, causes in rejects.counts.items()})
+    records = without_leaks(records, rejects)
+    classes = form.classes or classes_in(records, form.kind)
+    records = of_known_classes(records, form.kind, classes, rejects)
+    if not records:
+        raise InputError(_nothing_left(list(sources), rejects))
+    with building_folder(out) as folder:
+        new = folder / "data"
+        new.mkdir()
+        files = [_write_split(new, split, form.kind, records) for split in in_order(record.split for record in records)]
+        rejects.write(new / REJECTS_FILE)
+        notes = tuple(notes_on(records, form.kind, classes))
+        write_manifest(new, _manifest(form, classes, files, sources, options, rejects, notes))
+        take_place(new, out)
+    return ImportReport(LabelledData.open(out), dict(read), dict(rejects.counts))
+
+
+def _sources(names: Sequence[str], options: ImportOptions) -> dict[Source, Fields]:
+    """Return the files with their fields; either each says its splits, or none does."""
+    sources = {source: _fields(source, options) for source in find_sources(names, options.form.prefix)}
+    silent = [source.path for source, fields in sources.items() if not (source.split or fields.split)]
+    if 0 < len(silent) < len(sources):
+        raise InputError(f"{silent[0]}: no field {_SPLIT_COLUMN!r}, which other files have; give it as SPLIT={silent[0]}")
+    return sources
+
+
+def _fields(source: Source, options: ImportOptions) -> Fields:
+    """Return the names of a file's fields.
+
+    Raises:
+        InputError: one that is needed, or that a person named, is not there.
+    """
+    path, form, found = source.path, options.form, fields_of(source.path)
+    for name, option in (("mask", "--mask-column"), ("id", "--id-column"), ("split", "--split-column")):
+        if column := getattr(options, f"{name}_column"):
+            choose_field(path, found, (column,), name, option)
+    if options.split_column and source.split:
+        raise InputError(f"{path}: its name says split {source.split}, --split-column {options.split_column}; rename it or leave that out")
+    split = None if source.split else options.split_column or (_SPLIT_COLUMN if _SPLIT_COLUMN in found else None)
+    label = choose_field(path, found, form.label, "labels", "--label-column")
+    if label == "contact_i":
+        choose_field(path, found, ("contact_j",), "second residues of the contacts", "--label-column tertiary takes coordinates")
+    return Fields(
+        sequence=choose_field(path, found, form.sequence, "sequences", "--sequence-column"),
+        label=label,
+        mask=next((name for name in form.mask if name in found), None),
+        id=options.id_column or ("id" if "id" in found else None),
+        split=split,
+    )
+
+
+def _records(source: Source, fields: Fields, options: ImportOptions, rejects: Rejects) -> Iterator[Record]:
+    """Yield the records of a file that can be used; the others go to ``rejects``."""
+    rows, name, form = read_rows(source.path, fields.all), source.path.name, options.form
+    while chunk := list(islice(rows, _CHUNK)):
+        sequences = _sequences(chunk, fields.sequence)
+        for (number, row), sequence in zip(chunk, sequences, strict=True):
+            split, id_ = source.split, f"{name}:{number}"
+            try:
+                if row is None:
+                    raise Rejected("wrong number of columns")
+                id_ = _id(row.get(fields.id) if fields.id else None) or id_
+                if fields.split:
+                    split = _split(row.get(fields.split))
+                if isinstance(sequence, Rejected):
+                    raise sequence
+                split = split or _hashed_split(sequence, options)
+                yield Record(name, number, id_, split, sequence, label_of(form, row, fields.label, fields.mask, len(sequence)))
+            except Rejected as rejected:
+                rejects.add(name, number, split or NO_SPLIT, id_, rejected.cause, rejected.detail)
+
+
+def _sequences(chunk: Sequence[Row], field: str) -> list[str | Rejected]:
+    """Return the cleaned sequences (:func:`raypro.data.records.clean`), or why there is none."""
+    raw = [(row or {}).get(field) for _, row in chunk]
+    data = [value.encode("utf-8", "replace") if isinstance(value, str) else value if isinstance(value, bytes) else b"" for value in raw]
+    empty = [None] * len(data)
+    columns = {"id": empty, "sequence": data, "family": empty, "clan": empty, "taxon": empty, "line": range(len(data))}
+    accepted, rejected = clean(pa.table({name: list(values) for name, values in columns.items()}, schema=RECORDS), Limits())
+    found: list[str | Rejected] = [Rejected("no sequence")] * len(data)
+    for line, sequence in zip(accepted["line"].to_pylist(), accepted["sequence"].to_pylist(), strict=True):
+        found[line] = sequence.decode()
+    for line, cause in zip(rejected["line"].to_pylist(), rejected["cause"].to_pylist(), strict=True):
+        found[line] = Rejected(cause)
+    return found
+
+
+def _id(value: object) -> str:
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else "" if value is None else str(value)
+    return text.strip().encode("utf-8", "replace").decode()  # JSON may hold half a character
+
+
+def _split(value: object) -> str:
+    try:
+        return split_name(_id(value), "")
+    except InputError:
+        raise Rejected("no name of a split", _id(value)[:40]) from None
+
+
+def _hashed_split(sequence: str, options: ImportOptions) -> str:
+    place = xxh3_64_intdigest(sequence.encode(), options.seed) / 2**64
+    return "test" if place < options.test_share else "valid" if place < options.test_share + options.valid_share else "train"
+
+
+def _write_split(folder: Path, split: str, kind: str, records: Sequence[Record]) -> SplitFile:
+    its = [record for record in records if record.split == split]
+    columns = {"id": [record.id for record in its], "sequence": [record.sequence for record in its]}
+    if kind == "contacts":
+        columns |= {"contact_i": [r.label.pairs[:, 0] for r in its], "contact_j": [r.label.pairs[:, 1] for r in its]}
+        columns |= {"resolved": [r.label.resolved for r in its]}
+    else:
+        columns |= {"label": [record.label for record in its]}
+    path = folder / f"{split}.parquet"
+    pq.write_table(pa.table(columns, schema=schema_of(kind)), path, compression="zstd")
+    return SplitFile(split, path.name, len(its), sum(len(record.sequence) for record in its), sha256_of(path))
+
+
+def _manifest(
+    form: Form,
+    classes: tuple[str, ...],
+    files: Sequence[SplitFile],
+    sources: dict[Source, Fields],
+    options: ImportOptions,
+    rejects: Rejects,
+    notes: tuple[str, ...],
+) -> LabelledManifest:
+    return LabelledManifest(
+        version=FORMAT_VERSION,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        labels=form.kind,
+        label=", ".join(dict.fromkeys(fields.label for fields in sources.values())),
+        classes=classes,
+        files=tuple(files),
+        split_rule=_split_rule(sources, options),
+        sources=json.dumps([_described(source.path) for source in sources]),
+        options=json.dumps(dataclasses.asdict(options)),
+        rejected=json.dumps({split: dict(causes.most_common()) for split, causes in rejects.counts.items()}),
+        notes=notes,
+    )
+
+
+def _split_rule(sources: dict[Source, Fields], options: ImportOptions) -> str:
+    if all(source.split for source in sources):
+        return "by the names of the files, as published"
+    columns = [fields.split for fields in sources.values() if fields.split]
+    if columns:
+        return f"by the field {columns[0]}, as published"
+    shares = f"{100 * options.test_share:g} % test, {100 * options.valid_share:g} % valid"
+    return f"{shares}, the rest train, by a seeded hash of the sequence (XXH3, seed {options.seed})"
+
+
+def _described(path: Path) -> dict[str, str | int]:
+    content = path / "data.mdb" if path.is_dir() else path
+    return {"file": path.name, "bytes": bytes_of(path), "sha256": sha256_of(content)}
+
+
+def _nothing_left(sources: Sequence[Source], rejects: Rejects) -> str:
+    causes = sum(rejects.counts.values(), Counter[str]())
+    said = ", ".join(f"{count:,} {cause}" for cause, count in causes.most_common()) or "no record in them"
+    return f"{', '.join(str(source.path) for source in sources)}: no labelled sequence is left ({said}); check the files and the options"
