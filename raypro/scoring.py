@@ -53,7 +53,8 @@ def score_and_report(model: FineTuned, data: LabelledData, run: Path, outbox: Ou
         intervals[split] = task.intervals(predictions, examples.labels)
         columns = {"id": examples.ids, "sequence": examples.sequences, **task.columns(predictions, examples)}
         path = run / PREDICTIONS / f"{split}.parquet"
-        path.parent.mkdir(exist_ok=True)
+        for folder in (path.parent, run / PICTURES):
+            folder.mkdir(exist_ok=True)
         pq.write_table(pa.table(columns), path)
         outbox.artifact(path, PREDICTIONS)
         for picture in task.pictures(predictions, examples, run / PICTURES, split):

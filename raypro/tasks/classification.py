@@ -19,9 +19,7 @@ from raypro.core.batch import LabelledBatch
 from raypro.core.heads import PooledHead, PoolingKind
 from raypro.core.objectives.objective import Quantity
 from raypro.data.labelled import Examples, LabelledData
-from raypro.evaluate import metrics, task_plots
-from raypro.evaluate.baselines import class_frequencies
-from raypro.evaluate.plots import save
+from raypro.evaluate import metrics
 from raypro.tasks.task import Interval, PreparedSequences, TaskModel, require_labels
 
 
@@ -87,11 +85,16 @@ class Classification:
 
     def baselines(self, data: LabelledData, splits: Sequence[str]) -> dict[str, dict[str, dict[str, float]]]:
         """Return the majority class: every sequence scored by how frequent the classes are in the training split."""
+        from raypro.evaluate.baselines import class_frequencies
+
         frequencies = class_frequencies(np.array(data.read("train").labels), len(self.classes))
         return {"majority class": {split: self.score([frequencies] * len(e), e.labels) for split in splits for e in [data.read(split)]}}
 
     def pictures(self, predictions: Sequence[NDArray[np.float32]], examples: Examples, folder: Path, name: str) -> list[Path]:
         """Draw which classes are taken for which."""
+        from raypro.evaluate import task_plots
+        from raypro.evaluate.plots import save
+
         counts = metrics.confusion_matrix(np.stack(predictions).argmax(axis=1), np.array(examples.labels), len(self.classes))
         return [save(task_plots.confusion(counts, self.classes, name), folder / f"confusion_{name}.png")]
 

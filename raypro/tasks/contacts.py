@@ -20,10 +20,8 @@ from raypro.core.contact_heads import LinearContactHead, ResNetContactHead
 from raypro.core.heads import residue_mask
 from raypro.core.objectives.objective import Quantity
 from raypro.data.labelled import Examples, LabelledData
-from raypro.evaluate import task_plots
 from raypro.evaluate.contacts import average_metrics, contact_precision, pooled_precision, tape_code_counts
 from raypro.evaluate.metrics import bootstrap
-from raypro.evaluate.plots import save
 from raypro.tasks.task import Interval, PreparedSequences, TaskModel, require_labels
 
 LEAST_SEPARATION = 6
@@ -116,6 +114,9 @@ class Contacts:
 
     def pictures(self, predictions: Sequence[NDArray[np.float32]], examples: Examples, folder: Path, name: str) -> list[Path]:
         """Draw the best, the median and the worst protein."""
+        from raypro.evaluate import task_plots
+        from raypro.evaluate.plots import save
+
         labels = examples.labels
         ranks = [row[SHARE + self.primary] for row in per_protein(predictions, labels)]
         order = [i for i in np.argsort(ranks) if not np.isnan(ranks[i])]

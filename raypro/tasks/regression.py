@@ -17,9 +17,7 @@ from raypro.core.batch import LabelledBatch
 from raypro.core.heads import PooledHead, PoolingKind
 from raypro.core.objectives.objective import Quantity
 from raypro.data.labelled import Examples, LabelledData
-from raypro.evaluate import metrics, task_plots
-from raypro.evaluate.baselines import mean_baseline, ridge_one_hot
-from raypro.evaluate.plots import save
+from raypro.evaluate import metrics
 from raypro.tasks.task import Interval, PreparedSequences, TaskModel, require_labels
 
 
@@ -87,6 +85,8 @@ class Regression:
 
     def baselines(self, data: LabelledData, splits: Sequence[str]) -> dict[str, dict[str, dict[str, float]]]:
         """Return the mean of the training labels, and ridge regression on one-hot residues."""
+        from raypro.evaluate.baselines import mean_baseline, ridge_one_hot
+
         train, valid = data.read("train"), data.read("valid")
         ridge = ridge_one_hot(train.sequences, np.array(train.labels), valid.sequences, np.array(valid.labels))
         mean = mean_baseline(np.array(train.labels))
@@ -97,6 +97,9 @@ class Regression:
 
     def pictures(self, predictions: Sequence[float], examples: Examples, folder: Path, name: str) -> list[Path]:
         """Draw predicted against measured."""
+        from raypro.evaluate import task_plots
+        from raypro.evaluate.plots import save
+
         figure = task_plots.scatter(np.array(predictions), np.array(examples.labels), name)
         return [save(figure, folder / f"scatter_{name}.png")]
 

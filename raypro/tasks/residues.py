@@ -20,9 +20,7 @@ from raypro.core.batch import LabelledBatch
 from raypro.core.heads import ResidueHead, residue_mask
 from raypro.core.objectives.objective import Quantity
 from raypro.data.labelled import Examples, LabelledData
-from raypro.evaluate import metrics, task_plots
-from raypro.evaluate.baselines import residue_type_classes
-from raypro.evaluate.plots import save
+from raypro.evaluate import metrics
 from raypro.tasks.task import Interval, PreparedSequences, TaskModel, require_labels
 
 UNSCORED = -1
@@ -94,6 +92,8 @@ class ResidueClassification:
 
     def baselines(self, data: LabelledData, splits: Sequence[str]) -> dict[str, dict[str, dict[str, float]]]:
         """Return the majority class, and the class most frequent for each type of residue."""
+        from raypro.evaluate.baselines import residue_type_classes
+
         train = data.read("train")
         of_type, majority = residue_type_classes(train.sequences, train.labels, len(self.classes))
         guesses = {"majority class": lambda s: np.full(len(s), majority), "residue type alone": of_type}
@@ -108,6 +108,9 @@ class ResidueClassification:
 
     def pictures(self, predictions: Sequence[NDArray[np.float32]], examples: Examples, folder: Path, name: str) -> list[Path]:
         """Draw which classes are taken for which."""
+        from raypro.evaluate import task_plots
+        from raypro.evaluate.plots import save
+
         predicted, true = (np.concatenate(x) for x in ([p.argmax(axis=1) for p in predictions], examples.labels))
         counts = metrics.confusion_matrix(predicted[true != UNSCORED], true[true != UNSCORED], len(self.classes))
         return [save(task_plots.confusion(counts, self.classes, name), folder / f"confusion_{name}.png")]

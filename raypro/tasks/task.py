@@ -2,6 +2,7 @@
 
 A task is a frozen dataclass and a :class:`raypro.core.objectives.objective.Objective`, so that the one loop trains it: it says which
 labels it wants, builds the head, gives the loss; and beyond that it predicts, is scored against chance and baselines, and drawn.
+Drawing and baselines are imported where they are used: workers, which only train, start seconds sooner without matplotlib and scikit-learn.
 Legend: B sequences, T tokens, L residues of one sequence, C classes.
 """
 
