@@ -11,9 +11,11 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import PathCollection
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+from matplotlib.legend import Legend
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
@@ -75,8 +77,7 @@ def contact_map(
     bar = figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02, extend="both", ticks=MaxNLocator(5), format="%g")
     bar.set_label(f"prediction, lower triangle: {scale}")
     bar.outline.set_visible(False)
-    markers = min(1.0, len(scores) * 60**0.5 / 280)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.09), ncols=3, handletextpad=0.3, markerscale=markers)
+    even_marks(axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.09), ncols=3, handletextpad=0.2))
     return figure
 
 
@@ -160,16 +161,17 @@ def draw_contact_map(
     length, (i, j) = len(scores), pairs
     shown = np.where(np.tril(np.ones((length, length), dtype=bool), k=-1), scores, np.nan)
     ends = (0.5, length + 0.5)
-    image = axes.imshow(shown, cmap=WHITE_TO_GREY, vmin=0.0, vmax=max(darkest, 1e-9), extent=(*ends, *ends[::-1]), interpolation="nearest")
+    image = axes.imshow(shown, cmap=WHITE_TO_GREY, vmin=0.0, vmax=max(darkest, 1e-9), extent=(*ends, *ends[::-1]))
     size = (width / length) ** 2  # of a residue's square, in points squared
     rows, columns = np.nonzero(np.triu(truth))
-    axes.scatter(columns + 1, rows + 1, s=0.7 * size, marker="s", color=GREEN, linewidths=0, label="true contact")
+    axes.scatter(columns + 1, rows + 1, s=max(0.7 * size, 1.5), marker="s", color=GREEN, linewidths=0, label="true contact")
+    ring = (width / 42) ** 2 * min(1.0, max(0.3, 200 / length))  # large enough to see, small enough for those of a long protein
     right = truth[i, j]
     for hits, colour, label in ((right, BLUE, "predicted, true"), (~right, ORANGE, "predicted, false")):
         axes.scatter(
             j[hits] + 1,
             i[hits] + 1,
-            s=max(size, (width / 42) ** 2),
+            s=max(size, ring),
             facecolors="none",
             edgecolors=colour,
             linewidths=width / 155,
@@ -179,6 +181,13 @@ def draw_contact_map(
     axes.set(xlim=ends, ylim=ends[::-1], xlabel="residue", ylabel="residue")
     axes.grid(False)
     return image
+
+
+def even_marks(legend: Legend) -> None:
+    """Make the marks of a legend of :func:`draw_contact_map` one size: on the map they are as large as a residue."""
+    for mark in legend.legend_handles:
+        if isinstance(mark, PathCollection):
+            mark.set_sizes([40])
 
 
 def best_pairs(
