@@ -95,9 +95,9 @@ def predict_command(
     predict_file(loaded, device, sequences, sequence_column, limits, survey, out, token_budget)
     seconds = time.perf_counter() - begin
     speed = f"{seconds:.1f} s on {_name(device)}, {survey.sequences / seconds:,.0f} a second"
-    console.print(f"{survey.sequences:,} sequences predicted in {speed}: {out}", soft_wrap=True, highlight=False)
+    console.print(f"{survey.sequences:,} sequences predicted in {speed}: {out}", soft_wrap=True, highlight=False, markup=False)
     if survey.rejected:
-        console.print(f"{_causes(survey)}; each is listed in {rejects}", soft_wrap=True, highlight=False)
+        console.print(f"{_causes(survey)}; each is listed in {rejects}", soft_wrap=True, highlight=False, markup=False)
 
 
 def find_checkpoint(model: str) -> Path:

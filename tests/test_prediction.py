@@ -2,8 +2,6 @@
 
 import csv
 import gzip
-import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,48 +10,16 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from raypro import prediction, tracking
+from raypro import prediction
 from raypro.arguments import parse_command
 from raypro.config import InputError
 from raypro.core import checkpoint
 from raypro.core.encoders.convolution import ConvolutionShape
-from raypro.core.objectives.pmlm import PMLM
 from raypro.data.table_writer import TableWriter
-from raypro.experiment import Experiment, FineTuning
-from raypro.home import run_folder
-from raypro.prediction import find_checkpoint, predict_command
-from raypro.tasks.classification import Classification
-from raypro.tasks.contacts import Contacts
+from raypro.prediction import predict_command
 from raypro.tasks.regression import Regression
-from raypro.tasks.residues import ResidueClassification
+from tests.fine_tuned import TASKS, save_model, write_fasta
 from tests.small import TINY, batch_of, random_sequences
-
-TASKS: dict[str, Any] = {
-    "regression": Regression(center=2.0, scale=0.5, hidden=16),
-    "classification": Classification(classes=("alpha", "beta", "gamma"), hidden=16),
-    "residues": ResidueClassification(classes=("H", "E", "C"), filters=8),
-    "contacts": Contacts(),
-}
-
-
-@pytest.fixture
-def saved(tmp_path: Path) -> Callable[..., Path]:
-    """Return what saves an untrained fine-tuned model as a checkpoint."""
-
-    def save(task: str = "regression", folder: Path | None = None, step: int = 3, metric: float = 0.5, encoder: Any = TINY) -> Path:
-        experiment = FineTuning(name="tiny", data="nowhere", task=TASKS[task], encoder=encoder)
-        torch.manual_seed(step)
-        path = (folder or tmp_path / "run") / f"step_{step:08d}"
-        metrics = {experiment.selected_by[0]: metric}
-        checkpoint.save(path, experiment.task.build(experiment.encoder.build()), experiment.to_plain(), step, metrics)
-        return path
-
-    return save
-
-
-def write_fasta(path: Path, sequences: dict[str, str]) -> Path:
-    path.write_text("".join(f">{name} of a protein\n{sequence}\n" for name, sequence in sequences.items()))
-    return path
 
 
 def proteins(count: int = 60) -> dict[str, str]:
@@ -76,9 +42,9 @@ def close(one: Any, two: Any) -> bool:
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("encoder", [TINY, ConvolutionShape(width=8)], ids=["transformer", "convolution"])
 def test_a_prediction_depends_neither_on_the_order_nor_on_the_batches(
-    saved: Callable[..., Path], task: str, encoder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    task: str, encoder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, sequences = saved(task, encoder=encoder), proteins()
+    model, sequences = save_model(tmp_path / "run", task, encoder=encoder), proteins()
     shuffled = dict(np.random.default_rng(1).permutation(list(sequences.items())).tolist())
     whole = predicted(write_fasta(tmp_path / "a.fasta", sequences), model, tmp_path / "a.parquet")
     alone = predicted(tmp_path / "a.fasta", model, tmp_path / "b.parquet", token_budget=1)
@@ -96,10 +62,10 @@ def test_a_prediction_depends_neither_on_the_order_nor_on_the_batches(
             assert close(whole[name], found) or (task == "contacts" and name in "ij")
 
 
-def test_values_are_those_of_the_model_itself(saved: Callable[..., Path], tmp_path: Path) -> None:
+def test_values_are_those_of_the_model_itself(tmp_path: Path) -> None:
     sequences = proteins(5)
     for name, task in TASKS.items():
-        path = saved(name, tmp_path / name)
+        path = save_model(tmp_path / name, name)
         found = predicted(write_fasta(tmp_path / "a.fasta", sequences), path, tmp_path / "out.parquet", overwrite=True)
         model = task.build(TINY.build()).eval()
         checkpoint.load_weights(model, checkpoint.load(path))
@@ -123,8 +89,8 @@ def test_values_are_those_of_the_model_itself(saved: Callable[..., Path], tmp_pa
 
 @pytest.mark.parametrize("ending", [".csv", ".tsv", ".csv.gz", ".tsv.gz"])
 @pytest.mark.parametrize("task", TASKS)
-def test_text_tables_hold_what_parquet_holds(saved: Callable[..., Path], task: str, ending: str, tmp_path: Path) -> None:
-    source, model, out = write_fasta(tmp_path / "a.fasta", proteins(12)), saved(task), tmp_path / f"out{ending}"
+def test_text_tables_hold_what_parquet_holds(task: str, ending: str, tmp_path: Path) -> None:
+    source, model, out = write_fasta(tmp_path / "a.fasta", proteins(12)), save_model(tmp_path / "run", task), tmp_path / f"out{ending}"
     expected = predicted(source, model, tmp_path / "out.parquet")
     predict_command(source, str(model), out)
     with gzip.open(out, "rt", newline="") if ending.endswith("gz") else out.open(newline="") as file:
@@ -139,12 +105,10 @@ def test_text_tables_hold_what_parquet_holds(saved: Callable[..., Path], task: s
     assert sorted(p.name for p in tmp_path.iterdir() if p.is_file()) == sorted(["a.fasta", "out.parquet", out.name])
 
 
-def test_what_is_no_protein_is_left_out_counted_and_listed(
-    saved: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_is_no_protein_is_left_out_counted_and_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = tmp_path / "a.fasta"
     source.write_text(">good\nMKVLA\n>empty\n>digits\nMKV1\n>also_good\nmkv la*\n>aligned\nMK-V\n>long\nMKVLAMKVLAMKVLA\n")
-    found = predicted(source, saved(), tmp_path / "out.parquet", max_length=10)
+    found = predicted(source, save_model(tmp_path / "run"), tmp_path / "out.parquet", max_length=10)
     assert found["id"] == ["good", "also_good"] and found["predicted"][0] == pytest.approx(found["predicted"][1], abs=1e-5)
     rejects = list(csv.DictReader((tmp_path / "out.parquet.rejects.tsv").open(), delimiter="\t"))
     assert [(r["line"], r["id"]) for r in rejects] == [("3", "empty"), ("4", "digits"), ("8", "aligned"), ("10", "long")]
@@ -152,37 +116,37 @@ def test_what_is_no_protein_is_left_out_counted_and_listed(
     assert "2 sequences predicted" in said and "a second" in said and "4 left out: " in said and "1 digit in the sequence" in said
 
 
-def test_a_table_of_sequences_is_read_by_its_column(saved: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_table_of_sequences_is_read_by_its_column(tmp_path: Path) -> None:
     source = tmp_path / "mine.csv"
     source.write_text("id,heavy,note\nx,MKVLA,a\ny,WWWWL,b\nbroken\n")
-    found = predicted(source, saved(), tmp_path / "out.parquet", sequence_column="heavy")
+    found = predicted(source, save_model(tmp_path / "run"), tmp_path / "out.parquet", sequence_column="heavy")
     assert found["id"] == ["x", "y"]
     assert "wrong number of columns" in (tmp_path / "out.parquet.rejects.tsv").read_text()
 
 
-def test_no_rejects_file_is_left_of_the_table_that_is_replaced(saved: Callable[..., Path], tmp_path: Path) -> None:
-    model, out = saved(), tmp_path / "out.csv"
+def test_no_rejects_file_is_left_of_the_table_that_is_replaced(tmp_path: Path) -> None:
+    model, out = save_model(tmp_path / "run"), tmp_path / "out.csv"
     predict_command(write_fasta(tmp_path / "a.fasta", {"a": "MKV", "b": "MK1"}), str(model), out)
     assert (tmp_path / "out.csv.rejects.tsv").exists()
     predict_command(write_fasta(tmp_path / "a.fasta", {"a": "MKV"}), str(model), out, overwrite=True)
     assert not (tmp_path / "out.csv.rejects.tsv").exists() and len(out.read_text().splitlines()) == 2
 
 
-def test_a_file_that_is_there_stays_unless_told(saved: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_file_that_is_there_stays_unless_told(tmp_path: Path) -> None:
     source, out = write_fasta(tmp_path / "a.fasta", {"a": "MKV"}), tmp_path / "out.csv"
     out.write_text("precious")
     with pytest.raises(InputError, match="out.csv: there already.*--overwrite"):
-        predict_command(source, str(saved()), out)
+        predict_command(source, str(save_model(tmp_path / "run")), out)
     assert out.read_text() == "precious"
-    predict_command(source, str(saved()), out, overwrite=True)
+    predict_command(source, str(save_model(tmp_path / "run")), out, overwrite=True)
     assert out.read_text().startswith("id,predicted\na,")
 
 
-def test_the_sequences_are_never_overwritten(saved: Callable[..., Path], tmp_path: Path) -> None:
+def test_the_sequences_are_never_overwritten(tmp_path: Path) -> None:
     source = tmp_path / "a.csv"
     source.write_text("sequence\nMKV\n")
     with pytest.raises(InputError, match="file of sequences"):
-        predict_command(source, str(saved()), tmp_path / "." / "a.csv", overwrite=True)
+        predict_command(source, str(save_model(tmp_path / "run")), tmp_path / "." / "a.csv", overwrite=True)
     assert source.read_text() == "sequence\nMKV\n"
 
 
@@ -196,27 +160,25 @@ def test_the_sequences_are_never_overwritten(saved: Callable[..., Path], tmp_pat
         ("MKVLA\n", "line 1: expected a FASTA header"),
     ],
 )
-def test_input_without_proteins_is_refused_and_leaves_nothing(saved: Callable[..., Path], text: str, message: str, tmp_path: Path) -> None:
-    source, model = tmp_path / "a.fasta", saved()
+def test_input_without_proteins_is_refused_and_leaves_nothing(text: str, message: str, tmp_path: Path) -> None:
+    source, model = tmp_path / "a.fasta", save_model(tmp_path / "run")
     source.write_text(text)
     with pytest.raises(InputError, match=f"a.fasta: {message}"):
         predict_command(source, str(model), tmp_path / "out.csv")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.fasta", "run"]
 
 
-def test_a_peptide_of_few_letters_is_no_dna(saved: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_peptide_of_few_letters_is_no_dna(tmp_path: Path) -> None:
     source = write_fasta(tmp_path / "a.fasta", {"polyalanine": "AAAAAAAA", "amyloid": "GNNNNTNN"})
-    assert len(predicted(source, saved(), tmp_path / "out.parquet")["id"]) == 2
+    assert len(predicted(source, save_model(tmp_path / "run"), tmp_path / "out.parquet")["id"]) == 2
 
 
-def test_a_broken_file_is_found_before_anything_is_predicted(
-    saved: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_broken_file_is_found_before_anything_is_predicted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = gzip.compress("".join(f">{n}\n{s}\n" for n, s in proteins(300).items()).encode())
     (tmp_path / "a.fasta.gz").write_bytes(whole[: len(whole) // 2])
     monkeypatch.setattr(prediction, "predict_window", lambda *_: pytest.fail("predicted"))
     with pytest.raises(InputError, match="a.fasta.gz: cannot be read .* is the download complete"):
-        predict_command(tmp_path / "a.fasta.gz", str(saved()), tmp_path / "out.csv")
+        predict_command(tmp_path / "a.fasta.gz", str(save_model(tmp_path / "run")), tmp_path / "out.csv")
 
 
 @pytest.mark.parametrize(
@@ -229,54 +191,14 @@ def test_a_broken_file_is_found_before_anything_is_predicted(
         ("a.fasta", "out.csv", {"max_length": 0}, "must be 1 or more"),
     ],
 )
-def test_wrong_arguments_are_one_line(
-    saved: Callable[..., Path], source: str, out: str, options: dict[str, int], message: str, tmp_path: Path
-) -> None:
+def test_wrong_arguments_are_one_line(source: str, out: str, options: dict[str, int], message: str, tmp_path: Path) -> None:
     write_fasta(tmp_path / "a.fasta", {"a": "MKV"})
     with pytest.raises(InputError, match=message) as caught:
-        predict_command(tmp_path / source, str(saved()), tmp_path / out, **options)
+        predict_command(tmp_path / source, str(save_model(tmp_path / "run")), tmp_path / out, **options)
     assert "\n" not in str(caught.value)
 
 
-def test_a_pretraining_checkpoint_is_refused_with_advice(tmp_path: Path) -> None:
-    experiment = Experiment(name="pre", corpus="nowhere", objective=PMLM(), encoder=TINY)
-    checkpoint.save(tmp_path / "step_1", PMLM().build(TINY.build()), experiment.to_plain(), 1, {})
-    with pytest.raises(InputError, match="no head that predicts; fine-tune it"):
-        predict_command(write_fasta(tmp_path / "a.fasta", {"a": "MKV"}), str(tmp_path / "step_1"), tmp_path / "out.csv")
-
-
-def test_a_run_means_its_best_checkpoint(saved: Callable[..., Path], raypro_home: Path) -> None:
-    run = run_folder("mine")
-    for step, metric in ((10, 0.2), (20, 0.7), (30, 0.4)):
-        saved("regression", run, step, metric)
-    (run / "run.json").write_text(json.dumps({}))
-    assert find_checkpoint("mine") == find_checkpoint(str(run)) == run / "step_00000020"
-    assert find_checkpoint(str(run / "step_00000030")) == run / "step_00000030"
-
-
-def test_a_run_that_is_not_there_is_named_with_the_nearest(raypro_home: Path) -> None:
-    with pytest.raises(InputError, match="stability: neither a checkpoint's folder nor a run; there are no runs"):
-        find_checkpoint("stability")
-    run_folder("stability-2").mkdir(parents=True)
-    (run_folder("stability-2") / "run.json").write_text("{}")
-    with pytest.raises(InputError, match="neither .* did you mean stability-2"):
-        find_checkpoint("stability")
-    with pytest.raises(InputError, match="no checkpoint yet"):
-        find_checkpoint("stability-2")
-
-
-def test_a_registered_model_is_fetched(saved: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-    path = saved()
-    monkeypatch.setattr(tracking, "fetch_model", lambda uri: asked.append(uri) or path, raising=False)
-    source = write_fasta(tmp_path / "a.fasta", {"a": "MKV"})
-    assert len(predicted(source, "models:/stability/3", tmp_path / "out.parquet")["id"]) == 1
-    assert asked == ["models:/stability/3"]
-
-
-def test_memory_that_does_not_suffice_is_one_line_with_advice(
-    saved: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_memory_that_does_not_suffice_is_one_line_with_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(self: Any, model: Any, prepared: Any) -> Any:
         if prepared.tokens.shape[1] > 30:
             raise torch.OutOfMemoryError("CUDA out of memory")
@@ -285,7 +207,7 @@ def test_memory_that_does_not_suffice_is_one_line_with_advice(
     monkeypatch.setattr(Regression, "outputs", full)
     source = write_fasta(tmp_path / "a.fasta", {"a": "MKV", "b": "MKVLW" * 8})
     with pytest.raises(InputError, match="longest sequence here has 40 residues.*--token-budget"):
-        predict_command(source, str(saved()), tmp_path / "out.csv")
+        predict_command(source, str(save_model(tmp_path / "run")), tmp_path / "out.csv")
     assert not [p for p in tmp_path.iterdir() if "out" in p.name]
 
 
@@ -299,17 +221,17 @@ def test_an_interrupted_table_leaves_what_was_there(tmp_path: Path) -> None:
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("t.csv", "before")]
 
 
-def test_the_command_line_is_as_the_readme_has_it(saved: Callable[..., Path], tmp_path: Path) -> None:
+def test_the_command_line_is_as_the_readme_has_it(tmp_path: Path) -> None:
     source = write_fasta(tmp_path / "a.fasta", {"a": "MKV"})
-    args = ["predict", "--model", str(saved()), str(source), "--out", str(tmp_path / "out.tsv")]
+    args = ["predict", "--model", str(save_model(tmp_path / "run")), str(source), "--out", str(tmp_path / "out.tsv")]
     parse_command({"predict": predict_command, "other": predict_command}, args, "raypro")()
     assert (tmp_path / "out.tsv").read_text().startswith("id\tpredicted\na\t")
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("task", TASKS)
-def test_a_gpu_gives_what_the_cpu_gives(saved: Callable[..., Path], task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source, model = write_fasta(tmp_path / "a.fasta", proteins()), saved(task)
+def test_a_gpu_gives_what_the_cpu_gives(task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, model = write_fasta(tmp_path / "a.fasta", proteins()), save_model(tmp_path / "run", task)
     found = predicted(source, model, tmp_path / "gpu.parquet")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     expected = predicted(source, model, tmp_path / "cpu.parquet")
