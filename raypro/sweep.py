@@ -94,6 +94,15 @@ class Trial:
         self.path.mkdir(exist_ok=True)
         write_json(self.path / RUN, {"experiment": self.experiment.to_plain(), "data_checksum": checksum})
 
+    def is_same(self) -> bool:
+        """Return whether what was begun in its folder is this experiment, on whatever workers."""
+        begun = json.loads((self.path / RUN).read_text())["experiment"]
+        return {**begun, "workers": None} == {**self.experiment.to_plain(), "workers": None}
+
+    def retry(self) -> None:
+        """Forget how it ended, so that it goes on from its latest checkpoint."""
+        (self.path / RESULT).unlink()
+
     def end(self, result: Result) -> None:
         """Write how it ended."""
         write_json(self.path / RESULT, asdict(result))

@@ -36,7 +36,7 @@ class Child:
     """A run within a run: a trial of a sweep. Its records are sent by the thread of the run around it."""
 
     def __init__(self, run_folder: Path, sent: Sent) -> None:
-        """Begin it, or go on with it.
+        """Take charge of it, and begin.
 
         Raises:
             InputError: another living process drives this run.
@@ -45,8 +45,12 @@ class Child:
         self._held.enter_context(sole_delivery(run_folder))
         sent.save(run_folder)
         self.delivery = Delivery(run_folder, sent, MlflowRun(run_folder))
+        self.reopen()
+
+    def reopen(self) -> None:
+        """Begin it, or go on with it after it was closed."""
         self.ended = False
-        self.outbox = Outbox(run_folder, "driver")
+        self.outbox = Outbox(self.delivery.run_folder, "driver")
         self.outbox.status("RUNNING")
 
     def close(self, status: str) -> None:
@@ -84,6 +88,7 @@ class Sender:
         sent = self._sent(self.run_folder, run_name or run_folder.name)
         self._delivery = Delivery(self.run_folder, sent, MlflowRun(self.run_folder))
         self._children: list[Child] = []
+        self._children_change = threading.Lock()
         self._deliveries = [self._delivery]
         self._say, self._first_look = say, first_look
         self._held = ExitStack()
@@ -126,10 +131,15 @@ class Sender:
         Raises:
             InputError: another living process drives it.
         """
-        child = Child(run_folder.absolute(), self._sent(run_folder, run_name))
-        self._deliveries.append(child.delivery)
-        self._children.append(child)
-        return child
+        with self._children_change:
+            for child in self._children:
+                if child.delivery.run_folder == run_folder.absolute():
+                    child.reopen()
+                    return child
+            child = Child(run_folder.absolute(), self._sent(run_folder, run_name))
+            self._deliveries.append(child.delivery)
+            self._children.append(child)
+            return child
 
     def close(self, status: str, patience: float = 5.0) -> None:
         """Record how the run ended (FINISHED, FAILED or KILLED) and send what is left; runs within it that are open end as KILLED.
@@ -194,9 +204,10 @@ class Sender:
             ended = child.ended  # before delivering: what is recorded meanwhile goes with the next round
             child.delivery.sent.parent_run_id = self.run_id
             child.delivery.deliver()
-            if ended:
-                child.release()
-                self._children.remove(child)
+            with self._children_change:
+                if ended and child.ended:
+                    child.release()
+                    self._children.remove(child)
 
 
 def send_pending(run_folder: Path) -> int:

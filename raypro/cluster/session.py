@@ -9,11 +9,11 @@ import ray
 
 
 @contextmanager
-def ray_session(before_start: Callable[[], object] = lambda: None) -> Iterator[None]:
+def ray_session(before_start: Callable[[], object] = lambda: None, dashboard: bool = False) -> Iterator[None]:
     """Connect to the cluster that ``$RAY_ADDRESS`` names (a submitted job's does), else start Ray here and stop it at the end.
 
     A session that is already open is used and left open. ``before_start`` is called before a Ray is started here: what it finds
-    wrong with this machine costs no start.
+    wrong with this machine costs no start. ``dashboard``: that one gets a dashboard, which answers on this machine alone.
     """
     if ray.is_initialized():
         yield
@@ -23,7 +23,7 @@ def ray_session(before_start: Callable[[], object] = lambda: None) -> Iterator[N
         ray.init(**quiet)
     else:
         before_start()
-        ray.init(address="local", include_dashboard=False, **quiet)
+        ray.init(address="local", include_dashboard=dashboard, **quiet)
     try:
         yield
     finally:

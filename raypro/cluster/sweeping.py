@@ -1,0 +1,192 @@
+"""A sweep from its first trial to its report: the trials, then the best combination with several seeds, scored on test."""
+
+import shutil
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import ray
+import torch
+
+from raypro.cluster.train import WORKERS_START, describe_corpus, describe_experiment, describe_labelled
+from raypro.cluster.trial import Shared, data_key
+from raypro.cluster.trials import close, run_trials
+from raypro.config import RunFailed
+from raypro.core import checkpoint
+from raypro.data.corpus import Corpus
+from raypro.data.labelled import LabelledData
+from raypro.experiment import AnyExperiment, FineTuning
+from raypro.finetuning import Finetuning
+from raypro.mlflow_run import REGISTERED
+from raypro.outbox import FOLDER, Outbox, last_status
+from raypro.proposals import Proposals
+from raypro.scoring import test_splits
+from raypro.space import ASHA, Optuna, shown
+from raypro.sweep import BOOK, Halving, Sweep, Trial, logged
+from raypro.sweep_report import (
+    RANKING,
+    TEST,
+    Baselines,
+    Ranked,
+    Spread,
+    draw_axes,
+    lost_to_starting,
+    markdown,
+    over_seeds,
+    ranking_rows,
+    rows_of_tests,
+    say,
+    write_csv,
+)
+from raypro.tracking import Child, Sender
+
+Data = LabelledData | Corpus
+
+
+def drive(sweep: Sweep, source: Data, retry_failed: bool) -> None:
+    """Run a sweep to its end, or go on with it.
+
+    Raises:
+        RunFailed: every trial failed.
+    """
+    tracking, launched = sweep.space.base.tracking, time.time()
+    with Sender(sweep.path, tracking.experiment, sweep.path.name, tracking.uri, first_look=WORKERS_START) as sender:
+        sweep.save()
+        desk = _Desk(sweep, source, sender)
+        desk.tidy(retry_failed)
+        desk.describe()
+        ranked = desk.search()
+        tests, baselines, runs = desk.conclude(ranked)
+        desk.report(ranked, tests, baselines, runs)
+    ended = [result for _, result in [*ranked, *runs] if result.started >= launched]
+    say(sweep, ranked, tests, baselines, lost_to_starting(ended, sweep.demand.at_once, launched))
+    registered = sweep.path / FOLDER / REGISTERED
+    if runs and registered.exists():
+        raypro = Path(sys.executable).with_name("raypro")
+        print(f"to predict   {raypro} predict --model {registered.read_text()} FASTA --out FILE")
+
+
+@dataclass(frozen=True)
+class _Desk:
+    """What the driver of a sweep has at hand."""
+
+    sweep: Sweep
+    source: Data
+    sender: Sender
+
+    def tidy(self, retry_failed: bool) -> None:
+        """Close what a killed driver left open, and forget failures that are to be tried again."""
+        for trial in [*self.sweep.trials, *(Trial(p, self.sweep.space.base, ()) for p in sorted(self.sweep.path.glob("seed_*")))]:
+            result = trial.result
+            if last_status(trial.path) == "RUNNING":
+                child = self.sender.child(trial.path, f"{self.sweep.path.name}.{trial.name}")
+                close(child, result) if result else child.close("KILLED")
+            if retry_failed and result and result.status == "failed":
+                trial.retry()
+
+    def describe(self) -> None:
+        """Log what is tried, and on what."""
+        outbox, space = self.sender.outbox, self.sweep.space
+        describe_experiment(outbox, space.base)
+        outbox.tags({"axes": ", ".join(space.axes), "search": type(space.search).__name__, "trials": space.planned})
+        outbox.artifact(self.sweep.path / BOOK)
+        self._describe_data(outbox, space.base)
+
+    def _describe_data(self, outbox: Outbox, experiment: AnyExperiment) -> None:
+        if isinstance(experiment, FineTuning):
+            assert isinstance(self.source, LabelledData)
+            describe_labelled(outbox, experiment, self.source)
+        else:
+            assert isinstance(self.source, Corpus)
+            describe_corpus(outbox, experiment, self.source)
+
+    def begin(self, trial: Trial) -> Child:
+        """Open a trial's run in MLflow."""
+        child = self.sender.child(trial.path, trial.experiment.name)
+        describe_experiment(child.outbox, trial.experiment)
+        self._describe_data(child.outbox, trial.experiment)
+        child.outbox.tags({axis: shown(value) for axis, value in self.sweep.space.values(trial.choice).items()})
+        return child
+
+    def search(self) -> Ranked:
+        """Run all trials that have not ended; return them ranked.
+
+        Raises:
+            RunFailed: none has a score.
+        """
+        sweep, search = self.sweep, self.sweep.space.search
+        known = sweep.trials
+        waiting = sorted((trial for trial in known if trial.result is None), key=lambda trial: not trial.begun)
+        proposals, halving = None, None
+        if isinstance(search, Optuna):
+            ended = [(trial.choice, trial.result.score) for trial in known if trial.result]
+            proposals = Proposals(search, sweep.space.sizes, sweep.sign, ended)
+        if isinstance(search, ASHA):
+            metric = sweep.space.base.selected_by[0]
+            reported = {trial.name: logged(trial.path, metric) for trial in known}
+            halving = ray.remote(num_cpus=0)(Halving).remote(search, sweep.sign, reported)
+        count = len(waiting) + sweep.space.planned - len(known)
+        if count:
+            every = [sweep.space.experiment(choice) for choice in (sweep.space.combinations() if proposals else sweep.choices)]
+            run_trials(sweep, waiting, count, replace(self.shared(every), halving=halving), self.begin, proposals)
+        ranked = sweep.ranked(sweep.trials)
+        if ranked[0][1].score is None:
+            how = f"after mending it: raypro tune --resume {sweep.path.name} --retry-failed"
+            raise RunFailed(f"sweep {sweep.path.name}: every trial failed, the first for: {ranked[0][1].reason}; {how}")
+        return ranked
+
+    def conclude(self, ranked: Ranked) -> tuple[dict[str, dict[str, Spread]], Baselines, Ranked]:
+        """Run the best combination with several seeds; return its test metrics, those of baselines, and the runs, ranked."""
+        if not isinstance(self.source, LabelledData):
+            return {}, {}, []
+        splits = test_splits(self.source)
+        trials = self.sweep.seed_trials(ranked[0][0])
+        for trial in trials:
+            if trial.begun and not trial.is_same():
+                shutil.rmtree(trial.path)  # of another combination, which was the best before failed trials were run again
+        waiting = [trial for trial in trials if trial.result is None]
+        if waiting:
+            tests = {split: ray.put(self.source.read(split)) for split in splits}
+            run_trials(self.sweep, waiting, len(waiting), replace(self.shared([t.experiment for t in waiting]), tests=tests), self.begin)
+        runs = self.sweep.ranked(trials)
+        baselines = self.sweep.space.base.task.baselines(self.source, splits) if splits else {}
+        return over_seeds(runs), baselines, runs
+
+    def shared(self, experiments: Iterable[AnyExperiment]) -> Shared:
+        """Put what the trials read into Ray's object store, once."""
+        splits, starts = {}, {}
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        for experiment in experiments:
+            if not isinstance(experiment, FineTuning):
+                break
+            if (key := data_key(experiment)) not in splits:
+                loaded = Finetuning.load(experiment, device).splits
+                # a view of plain type: of a mapped file Ray would make a copy in every process
+                plain = {s: e if e.vectors is None else replace(e, vectors=np.asarray(e.vectors)) for s, e in loaded.items()}
+                splits[key] = ray.put(plain)
+            if experiment.start and experiment.start not in starts:
+                weights = checkpoint.load(experiment.start).weights
+                starts[experiment.start] = ray.put({name: weight.numpy() for name, weight in weights.items()})
+        return Shared(splits, starts, {})
+
+    def report(self, ranked: Ranked, tests: dict[str, dict[str, Spread]], baselines: Baselines, runs: Ranked) -> None:
+        """Write and log the ranking, the test results and the picture; register the best model."""
+        sweep, outbox = self.sweep, self.sender.outbox
+        outbox.artifact(write_csv(sweep.path / RANKING, ranking_rows(sweep, ranked)))
+        outbox.artifact(draw_axes(sweep, ranked))
+        if tests:
+            outbox.artifact(write_csv(sweep.path / TEST, rows_of_tests(tests, baselines)))
+        outbox.description(markdown(sweep, ranked, tests, baselines))
+        best = ranked[0][1]
+        metrics = {f"best_{name}": value for name, value in best.metrics.items()}
+        for split, values in tests.items():
+            group = split if split.startswith("test") else f"test_{split}"
+            metrics |= {f"{group}/{name}": spread.mean for name, spread in values.items()}
+            metrics |= {f"{group}/{name}_deviation": spread.deviation for name, spread in values.items()}
+        outbox.metrics(0, metrics)
+        if runs and runs[0][1].step is not None:
+            folder = runs[0][0].path / f"step_{runs[0][1].step:08d}"
+            outbox.model(Path(sweep.source).stem, [folder / name for name in checkpoint.MODEL_FILES])

@@ -1,0 +1,170 @@
+"""Trials on a cluster: Ray Tune gives them out, keeps their processes, and tells when one ended or died; the books are ours."""
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ray import tune
+from ray.tune.search import Searcher
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from raypro.cluster.trial import Shared, run_trial
+from raypro.proposals import Proposals
+from raypro.space import describe
+from raypro.sweep import Result, Sweep, Trial
+from raypro.tracking import Child
+
+TUNE_FOLDER = ".tune"
+"""Where Ray Tune keeps its own state, which nobody reads: to do so would execute what is in it."""
+STATUS = {"finished": "FINISHED", "stopped": "FINISHED", "failed": "FAILED"}
+"""What a trial's status is called in MLflow."""
+
+
+class Unkept:
+    """Something that Ray Tune holds, and would keep in its own state: that gets nothing of it."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Unkept":
+        return self
+
+
+class Queue(Unkept, Searcher):
+    """Gives out the trials of a list and then, where there are proposals, those proposed, up to ``count`` in all."""
+
+    def __init__(self, sweep: Sweep, trials: list[Trial], count: int, proposals: Proposals | None) -> None:
+        super().__init__()
+        self.sweep, self.waiting, self.left, self.proposals = sweep, trials[:], count, proposals
+        self.given: dict[str, Trial] = {}
+        """Ray Tune's id of a trial -> ours."""
+
+    def suggest(self, trial_id: str) -> Any:
+        """Return the next trial's folder."""
+        if not self.left:
+            return Searcher.FINISHED
+        if self.waiting:
+            trial = self.waiting.pop(0)
+        else:
+            assert self.proposals is not None
+            trial = self.sweep.add(self.proposals.ask(self.sweep.choices))
+        trial.begin(self.sweep.checksum)
+        self.left -= 1
+        self.given[trial_id] = trial
+        return {"run": str(trial.path)}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Tell the proposals how a trial ended."""
+        trial = self.given[trial_id]
+        if self.proposals is not None:
+            ended = trial.result
+            self.proposals.tell(trial.choice, ended.score if ended else None)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Keep nothing: the books hold all."""
+
+
+class Watch(Unkept, tune.Callback):
+    """Keeps the books of trials as they start and end, and says so on the terminal and in MLflow."""
+
+    def __init__(self, queue: Queue, begin: Callable[[Trial], Child], progress: Progress) -> None:
+        self.queue, self.begin, self.progress = queue, begin, progress
+        self.children: dict[str, Child] = {}
+        self.task = progress.add_task(f"{queue.sweep.path.name}", total=queue.left)
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Open the trial's run in MLflow."""
+        self.children[trial.trial_id] = self.begin(self.queue.given[trial.trial_id])
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Close it as the trial says that it ended."""
+        self._end(trial.trial_id)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Write down that a trial's process died: it could not do so itself."""
+        ours = self.queue.given[trial.trial_id]
+        if ours.result is None:
+            ours.end(Result("failed", died(trial), ended=time.time()))
+        self._end(trial.trial_id)
+
+    def _end(self, trial_id: str) -> None:
+        trial = self.queue.given[trial_id]
+        result = trial.result
+        if result is None:
+            return  # interrupted
+        child = self.children.pop(trial_id, None)
+        if child is not None:
+            close(child, result)
+        self.progress.update(self.task, advance=1)
+        self.progress.console.print(line_of(self.queue.sweep, trial, result), soft_wrap=True, highlight=False, markup=False)
+
+
+def died(trial: Any) -> str:
+    """Return why a trial's process died, as Ray has it, in one line."""
+    lines = [line.strip() for line in str(trial.get_error() or "").splitlines() if line.strip()]
+    said = next((line for line in reversed(lines) if "memory" in line.lower()), None) or next(iter(reversed(lines)), "no reason known")
+    return f"its process died ({said[:200]})"
+
+
+def close(child: Child, result: Result) -> None:
+    """Close a trial's run in MLflow as the trial ended."""
+    child.outbox.tags({"ended": result.status} | ({"failure": result.reason} if result.reason else {}))
+    child.close(STATUS[result.status])
+
+
+def line_of(sweep: Sweep, trial: Trial, result: Result) -> str:
+    """Return how a trial ended, in one line."""
+    metric = sweep.space.base.selected_by[0]
+    what = f"{metric} {result.score:.4f}" if result.score is not None else result.reason
+    return f"{trial.name} {result.status}: {what} ({describe(sweep.space.values(trial.choice))}; {result.ended - result.started:.0f} s)"
+
+
+def run_trials(
+    sweep: Sweep, trials: list[Trial], count: int, shared: Shared, begin: Callable[[Trial], Child], proposals: Proposals | None = None
+) -> None:
+    """Run trials to their ends, as many at once as the sweep says.
+
+    Args:
+        sweep: its books.
+        trials: those that are known.
+        count: the number of trials in all; where it is more, the rest is proposed.
+        shared: what all use.
+        begin: opens a trial's run in MLflow.
+        proposals: give further trials.
+
+    Raises:
+        KeyboardInterrupt: it was interrupted; the processes of the trials have ended.
+    """
+    if not count:
+        return
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # outboxes and books hold all that its files would
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the newer output speaks even where it is told to be silent
+    queue, demand = Queue(sweep, trials, count, proposals), sweep.demand
+    alone = {"CPU": demand.cpus, "GPU": demand.gpus}
+    asked = alone if demand.workers == 1 else {"CPU": 0}  # several workers ask for themselves
+    columns = (TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("trials"), TimeElapsedColumn())
+    bar = Progress(*columns, TimeRemainingColumn(), console=Console(file=sys.stderr))
+    with bar:
+        tune.Tuner(
+            tune.with_resources(tune.with_parameters(run_trial, shared=shared), asked),
+            tune_config=tune.TuneConfig(
+                search_alg=queue,
+                num_samples=count,
+                max_concurrent_trials=demand.at_once,
+                reuse_actors=True,
+                trial_dirname_creator=lambda trial: trial.trial_id,
+            ),
+            run_config=tune.RunConfig(
+                name=f"{time.time_ns()}",
+                storage_path=str(sweep.path / TUNE_FOLDER),
+                callbacks=[Watch(queue, begin, bar)],
+                verbose=0,
+            ),
+        ).fit()
+    shutil.rmtree(sweep.path / TUNE_FOLDER, ignore_errors=True)
+    if queue.left or any(trial.result is None for trial in queue.given.values()):
+        raise KeyboardInterrupt

@@ -1,0 +1,18 @@
+"""Contacts within proteins: 24 trials; ``raypro tune tune_spaces/contacts.py --encoder CHECKPOINT --data DIR``."""
+
+from raypro.presets import fine_tuning
+from raypro.space import Space
+
+
+def space(encoder: str, data: str) -> Space:
+    """Return the grid of McDermott et al. 2020: batch size, learning rate, weight decay, patience and length of early stopping."""
+    return Space(
+        fine_tuning("contacts", encoder, data),
+        {
+            "batches.size": (4, 16),
+            "optimizer.learning_rate": (1e-4, 3e-4, 1e-3),
+            "optimizer.weight_decay": (0.0, 0.01),
+            "validation.patience": (2, 5),
+            "budget.epochs": (15,),
+        },
+    )
