@@ -18,11 +18,16 @@ from raypro.cluster.doctor import doctor
 from raypro.cluster.train import RUN_FILE, finetune, pretrain, saved_experiment
 from raypro.config import InputError
 from raypro.data.corpus import Corpus
+from raypro.data.download_command import download_command
+from raypro.data.label_commands import check_command as check_task_command
+from raypro.data.label_commands import import_command
+from raypro.data.label_commands import show_command as show_task_command
 from raypro.data.synthetic import build_synthetic
 from raypro.evaluate.alignment import read_alignment, read_contacts
 from raypro.experiment import AnyExperiment, Experiment, FineTuning
 from raypro.finetuning import labelled_steps
 from raypro.home import home, run_folder
+from raypro.prediction import predict_command
 from raypro.presets import SCRATCH, demo_corpus
 from raypro.pretraining import data_plan
 from raypro.summary import log_findings
@@ -221,6 +226,11 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "corpus show": show_command,
     "corpus check": check_command,
     "corpus synthetic": synthetic_command,
+    "task download": download_command,
+    "task import": import_command,
+    "task show": show_task_command,
+    "task check": check_task_command,
+    "predict": predict_command,
     "validate": validate_command,
     "contacts": contacts_command,
     "runs list": list_command,
