@@ -88,7 +88,7 @@ def test_residue_type_classes_by_hand() -> None:
     """A is mostly 1, C a tie of 0 and 2, W never scored; 1 is the majority."""
     labels = [np.array([1, 1, 0, -1]), np.array([0, 2, 1])]
     of_type, majority = residue_type_classes(["AAAW", "CCA"], labels, 3)
-    assert majority == 1 and of_type("ACWaY").tolist() == [1, 0, 1, 1, 1]
+    assert majority == 1 and of_type("ACWaYV").tolist() == [1, 0, 1, 1, 1, 1]
     with pytest.raises(ValueError, match="labels"):
         residue_type_classes(["AAA"], [np.array([1, 1])], 3)
 

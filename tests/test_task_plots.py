@@ -31,7 +31,7 @@ def test_scatter_has_measured_across_and_predicted_up() -> None:
     line = axes.lines[0].get_xydata()
     assert (line[:, 0] == line[:, 1]).all() and axes.get_xlim() == axes.get_ylim()
     title, said = texts(axes)
-    assert title == "test" and "ρ 0.500" in said and "3 proteins" in said and f"{(81 + 784 + 256) / 3:.3g}" in said.replace("+03", "+03")
+    assert title == "test" and "ρ 0.500" in said and "3 proteins" in said and "error 374," in said  # (81 + 784 + 256) / 3
 
 
 def test_scatter_of_many_counts_each_protein_once() -> None:
@@ -153,10 +153,7 @@ def test_a_sweep_with_little_to_show_is_drawn(trials: list[dict[str, object]], s
 
 def test_pictures_of_nothing_leave_no_style_behind(tmp_path: Path) -> None:
     before = dict(matplotlib.rcParams)
-    for figure in (
-        scatter(np.array([]), np.array([]), "none"),
-        scatter(np.array([NAN]), np.array([1.0]), "nan"),
-        against_baselines("a", {}, {}, {}),
-    ):
+    nothing, unknown = np.array([]), np.array([NAN])
+    for figure in (scatter(nothing, nothing, "none"), scatter(unknown, np.array([1.0]), "nan"), against_baselines("a", {}, {}, {})):
         assert save(figure, tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
     assert dict(matplotlib.rcParams) == before
