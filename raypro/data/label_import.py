@@ -29,7 +29,7 @@ from raypro.data.records import RECORDS, Limits, clean
 
 REJECTS_FILE = "rejects.tsv"
 
-_CHUNK = 1024
+_CHUNK = 256  # rows at a time: one of ProteinNet is a megabyte of Python objects
 _SPLIT_COLUMN = "split"
 
 
