@@ -95,7 +95,12 @@ def predict_command(
     predict_file(loaded, device, sequences, sequence_column, limits, survey, out, token_budget)
     seconds = time.perf_counter() - begin
     speed = f"{seconds:.1f} s on {_name(device)}, {survey.sequences / seconds:,.0f} a second"
-    console.print(f"{survey.sequences:,} sequences predicted in {speed}: {out}", soft_wrap=True, highlight=False, markup=False)
+    console.print(
+        f"{survey.sequences:,} sequence{'s' * (survey.sequences > 1)} predicted in {speed}: {out}",
+        soft_wrap=True,
+        highlight=False,
+        markup=False,
+    )
     if survey.rejected:
         console.print(f"{_causes(survey)}; each is listed in {rejects}", soft_wrap=True, highlight=False, markup=False)
 
@@ -251,4 +256,4 @@ def _causes(survey: Survey) -> str:
 
 
 def _name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"a CPU with {torch.get_num_threads()} thread(s)"

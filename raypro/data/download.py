@@ -106,7 +106,8 @@ def fetch(
                 here = part.stat().st_size
                 failures, furthest = (failures, furthest) if here <= furthest else (0, here)
                 if failures == len(delays):
-                    raise InputError(f"{address}: {error}; run it again to go on from {here:,} bytes") from None
+                    later = f"to go on from {here:,} bytes" if here else "later"
+                    raise InputError(f"{address}: {error}; run it again {later}") from None
                 say(f"{address}: {error}; trying again in {delays[failures]:g} s")
                 time.sleep(delays[failures])
                 failures += 1
