@@ -99,8 +99,8 @@ class Workers:
 class Tracking:
     """Where the run is logged."""
 
-    experiment: str = "pretraining"
-    """Name of the MLflow experiment."""
+    experiment: str | None = None
+    """Name of the MLflow experiment; None: ``pretraining`` or ``fine-tuning``."""
     uri: str | None = None
     """MLflow tracking address; None: ``$MLFLOW_TRACKING_URI``, else the SQLite store in raypro's home."""
     every: int = 50
@@ -144,6 +144,7 @@ class Experiment:
 
     selected_by = ("valid/loss", "min")
     """The validation metric by which the best checkpoint is chosen."""
+    stage = "pretraining"
 
     def __post_init__(self) -> None:
         require_name(self.name)
@@ -200,7 +201,7 @@ class FineTuning:
     """Validation, early stopping and checkpoints."""
     workers: Workers = field(default_factory=Workers)
     """The processes that train."""
-    tracking: Tracking = field(default_factory=lambda: Tracking(experiment="fine-tuning"))
+    tracking: Tracking = field(default_factory=Tracking)
     """Where the run is logged."""
     precision: Literal["float32", "bf16"] = "float32"
     """bf16: matrix products in bfloat16, weights and sums in float32."""
@@ -208,6 +209,8 @@ class FineTuning:
     """Compile the encoder with torch.compile."""
     seed: int = 0
     """Seed of the head's weights (and of the encoder's, without a checkpoint), the order of the data, and the dropout."""
+
+    stage = "fine-tuning"
 
     def __post_init__(self) -> None:
         require_name(self.name)

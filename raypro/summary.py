@@ -109,6 +109,6 @@ def print_summary(run: Path, rows: list[Row], experiment: Experiment) -> None:
     console.print(table)
     console.print(f"pictures     {run / PICTURES}", soft_wrap=True, highlight=False)
     console.print(f"checkpoints  {run}", soft_wrap=True, highlight=False)
-    where = f"experiment '{experiment.tracking.experiment}', run '{run.name}'"
+    where = f"experiment '{experiment.tracking.experiment or experiment.stage}', run '{run.name}'"
     command = os.path.relpath(Path(sys.executable).with_name("raypro"))
     console.print(f"in MLflow    {where}; to browse: {command} ui", soft_wrap=True, highlight=False)

@@ -101,7 +101,7 @@ def drive(
         _write_json(run / RUN_FILE, {"experiment": experiment.to_plain(), "data_checksum": checksum})
         print(f"run {run.name}: {run}", flush=True)
         tracking = experiment.tracking
-        with Sender(run, tracking.experiment, run.name, tracking.uri, first_look=WORKERS_START) as sender:
+        with Sender(run, tracking.experiment or experiment.stage, run.name, tracking.uri, first_look=WORKERS_START) as sender:
             describe_experiment(sender.outbox, experiment)
             describe(sender.outbox)
             with RunProgress(run, experiment.budget):

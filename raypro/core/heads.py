@@ -24,9 +24,9 @@ class Pooling(nn.Module):
 
     mean, max: of each dimension. summary: the encoder's own. attention: the mean with learned weights,
 
-        sum over residues i of a_i h_i,   a = softmax over residues of (w . h_i + b)
+        sum over residues i of a_i h_i,   a = softmax over residues of (w . h_i)
 
-    which is the ResNet's pooling of tape-proteins 0.4 but for two things. The softmax runs over the residues; there it runs over
+    which is the ResNet's pooling of tape-proteins 0.4 but for three things. There is no bias, which no softmax would show. The softmax runs over the residues; there it runs over
     an axis of one, so that every weight is 1. And no dense layer with tanh follows, because a head with a hidden layer does.
     """
 
@@ -35,7 +35,7 @@ class Pooling(nn.Module):
         self.kind = kind
         # A module's static method: the encoder does not become a part of the head.
         self.summary = cast(Callable[[Tensor, Tensor], Tensor], encoder.summary)
-        self.score = nn.Linear(int(encoder.width), 1) if kind == "attention" else None  # type: ignore[arg-type]
+        self.score = nn.Linear(int(encoder.width), 1, bias=False) if kind == "attention" else None  # type: ignore[arg-type]
 
     def forward(self, h: Tensor, tokens: Tensor) -> Tensor:
         """Return [B, D] for h [B, T, D] and tokens [B, T]; zero for a sequence without residues, its summary excepted."""
