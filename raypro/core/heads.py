@@ -26,8 +26,9 @@ class Pooling(nn.Module):
 
         sum over residues i of a_i h_i,   a = softmax over residues of (w . h_i)
 
-    which is the ResNet's pooling of tape-proteins 0.4 but for three things. There is no bias, which no softmax would show. The softmax runs over the residues; there it runs over
-    an axis of one, so that every weight is 1. And no dense layer with tanh follows, because a head with a hidden layer does.
+    which is the ResNet's pooling of tape-proteins 0.4 but for three things. The softmax runs over the residues; there it runs over
+    an axis of one, so that every weight is 1. The scores have no bias, which no softmax would show. And no dense layer with tanh
+    follows, because a head with a hidden layer does.
     """
 
     def __init__(self, kind: PoolingKind, encoder: nn.Module) -> None:
