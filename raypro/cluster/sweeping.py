@@ -52,8 +52,9 @@ def drive(sweep: Sweep, source: Data, retry_failed: bool) -> None:
     Raises:
         RunFailed: every trial failed.
     """
-    tracking, launched = sweep.space.base.tracking, time.time()
-    with Sender(sweep.path, tracking.experiment, sweep.path.name, tracking.uri, first_look=WORKERS_START) as sender:
+    base, launched = sweep.space.base, time.time()
+    tracking = base.tracking
+    with Sender(sweep.path, tracking.experiment or base.stage, sweep.path.name, tracking.uri, first_look=WORKERS_START) as sender:
         sweep.save()
         desk = _Desk(sweep, source, sender)
         desk.tidy(retry_failed)

@@ -6,7 +6,7 @@ import math
 import shutil
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,19 +18,16 @@ from ray import tune
 from ray.actor import ActorHandle
 
 from raypro.address import first_line
-from raypro.cluster.ingest import ray_reader
-from raypro.cluster.train import fit_on_workers
-from raypro.cluster.worker import hand_over, latest_checkpoint
 from raypro.config import InputError, RunFailed
 from raypro.core import checkpoint
 from raypro.core.loop import TrainState
 from raypro.data.labelled import Examples
 from raypro.data.labelled_source import Embedded
-from raypro.data.source import read_here
+from raypro.data.plan import Plan
+from raypro.data.source import Reader, read_here
 from raypro.experiment import AnyExperiment, FineTuning, experiment_of
 from raypro.finetuning import FineTuned, Finetuning
 from raypro.pretraining import Pretraining
-from raypro.scoring import predict_split
 from raypro.sweep import RUN, Result, Trial, logged
 from raypro.training import Job, Source, train
 
@@ -38,8 +35,6 @@ FIRST_STEP = "first_step"
 """File in a trial's folder that is written when its training begins."""
 FAILURE = "failure.txt"
 """File in a trial's folder with the whole trace of what ended it."""
-STOPPED = "stopped_early"
-"""File in the folder of a trial of several workers that was stopped."""
 LOCK = "lock"
 
 
@@ -56,10 +51,10 @@ class Shared:
     halving: ActorHandle | None = None
     """A :class:`raypro.sweep.Halving`, where trials may be stopped early."""
 
-    def job(self, experiment: AnyExperiment, workers: int) -> Job:
-        """Return the job of a trial."""
+    def job(self, experiment: AnyExperiment, reader_of: Callable[[Plan], Reader] = read_here) -> Job:
+        """Return the job of a trial; ``reader_of`` gives the reader of a pre-training corpus."""
         if not isinstance(experiment, FineTuning):
-            return Pretraining(experiment, read_here if workers == 1 else ray_reader)
+            return Pretraining(experiment, reader_of)
         weights = ray.get(self.starts[experiment.start]) if experiment.start else None
         start = {name: torch.from_numpy(array.copy()) for name, array in weights.items()} if weights else None
         return Finetuning(experiment, ray.get(self.splits[data_key(experiment)]), start)
@@ -107,40 +102,24 @@ def _why(error: Exception) -> str:
 
 def _train(experiment: AnyExperiment, run: Path, shared: Shared) -> str:
     """Train; return "finished" or "stopped"."""
-    cpus = experiment.workers.cpus or 1.0
     if experiment.workers.count > 1:
-        outcome = fit_on_workers(experiment, run, cpus, train_worker, {"shared": shared})
-        return "stopped" if (outcome.run / STOPPED).exists() else "finished"
-    torch.set_num_threads(max(1, int(cpus)))
+        from raypro.cluster.trial_workers import train_on_workers  # it loads a driver's modules: most trials need none
+
+        return train_on_workers(experiment, run, shared)
+    torch.set_num_threads(max(1, int(experiment.workers.cpus or 1)))
 
     def report(metrics: dict[str, float], path: Path | None) -> None:
         forget_worse(run, experiment)
-        _ask(experiment, run, shared, metrics)
+        require_going_on(experiment, run, shared, metrics)
 
     try:
-        train(_Watched(shared.job(experiment, 1), run), run, report, max(run.glob("step_*"), default=None))
+        train(Watched(shared.job(experiment), run), run, report, max(run.glob("step_*"), default=None))
     except StoppedEarly:
         return "stopped"
     return "finished"
 
 
-def train_worker(config: dict[str, Any]) -> None:
-    """Train as one of the workers of a trial; Ray Train's function. Being stopped, all workers return, so that Ray frees what they held."""
-    run, shared = Path(config["run"]), config["shared"]
-    experiment = experiment_of(config["experiment"])
-    torch.set_num_threads(max(1, int(experiment.workers.cpus or 1)))
-
-    def report(metrics: dict[str, float], path: Path | None) -> None:
-        hand_over(metrics, path)
-        _ask(experiment, run, shared, metrics)
-
-    try:
-        train(_Watched(shared.job(experiment, experiment.workers.count), run), run, report, latest_checkpoint())
-    except StoppedEarly:
-        (run / STOPPED).touch()
-
-
-def _ask(experiment: AnyExperiment, run: Path, shared: Shared, metrics: Mapping[str, float]) -> None:
+def require_going_on(experiment: AnyExperiment, run: Path, shared: Shared, metrics: Mapping[str, float]) -> None:
     """Raise StoppedEarly unless the trial may go on."""
     if shared.halving is not None:
         answer = shared.halving.goes_on.remote(run.name, int(metrics["step"]), metrics[experiment.selected_by[0]])
@@ -149,7 +128,7 @@ def _ask(experiment: AnyExperiment, run: Path, shared: Shared, metrics: Mapping[
 
 
 @dataclass(frozen=True)
-class _Watched:
+class Watched:
     """A job that notes when its training begins."""
 
     job: Job
@@ -157,17 +136,21 @@ class _Watched:
 
     @property
     def experiment(self) -> AnyExperiment:
+        """The job's."""
         return self.job.experiment
 
     def state(self, device: torch.device) -> TrainState:
+        """Return the job's."""
         return self.job.state(device)
 
     def source(self, cursor: dict[str, Any] | None, step: int, device: torch.device) -> Source:
+        """Return the job's: what comes next is the first step."""
         source = self.job.source(cursor, step, device)
         (self.run / FIRST_STEP).touch()
         return source
 
     def judge(self, state: TrainState) -> dict[str, float]:
+        """Return the job's metrics."""
         return self.job.judge(state)
 
 
@@ -209,6 +192,8 @@ def _test_scores(experiment: AnyExperiment, run: Path, shared: Shared) -> dict[s
     """Return split -> metrics of the best checkpoint on the test splits."""
     if not shared.tests:
         return {}
+    from raypro.scoring import predict_split  # matplotlib: most trials need it not
+
     model = FineTuned.load(_folder(run, _steps_by_score(run, experiment)[0]))
     examples = {split: ray.get(reference) for split, reference in shared.tests.items()}
     return {split: predict_split(model, one)[1] for split, one in examples.items()}

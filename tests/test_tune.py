@@ -1,0 +1,281 @@
+"""Sweeps on Ray, the whole way: failures, kills, interrupts, resumes, early stopping, trials of several workers."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import mlflow
+import psutil
+import pytest
+import ray
+import torch
+
+from raypro.cluster.tune import tune_command
+from raypro.config import InputError, RunFailed
+from raypro.core import checkpoint
+from raypro.finetuning import FineTuned, Finetuning
+from raypro.sweep import Sweep, logged, sweep_folder
+from raypro.tracking import fetch_model
+from raypro.training import train
+from tests.conftest import ROOT
+from tests.small import hydrophobic_share, random_sequences, write_corpus
+
+pytestmark = pytest.mark.cluster
+
+HEAD = """
+from pathlib import Path
+from raypro.core.encoders.convolution import ConvolutionShape
+from raypro.experiment import *
+from raypro.space import *
+from tests.small import tiny_experiment, tiny_fine_tuning
+"""
+TWO = """
+def space(data):
+    base = tiny_fine_tuning(Path(data), budget=Budget(epochs=2))
+    return Space(base, {"optimizer.learning_rate": (1e-2, 1e30)}, seeds=2)
+"""
+LONG = """
+def space(data):
+    base = tiny_fine_tuning(Path(data), encoder=ConvolutionShape(layers=2, width=64), budget=Budget(epochs=60))
+    return Space(base, {"optimizer.learning_rate": (1e-3, 3e-3)}, seeds=1)
+"""
+HALVED = """
+def space(data):
+    base = tiny_experiment(Path(data), budget=Budget(steps=12), validation=Validation(every=2, sequences=None))
+    return Space(base, {"optimizer.learning_rate": (1e-2, 1e-9, 1e-10)}, ASHA(trials=3, factor=3, seed=SEED))
+"""
+PARALLEL = """
+def space(data):
+    base = tiny_fine_tuning(Path(data), budget=Budget(epochs=9), workers=Workers(count=2, cpus=0.5, restarts=0))
+    return Space(base, {"optimizer.learning_rate": (1e-2, 1e-9)}, ASHA(trials=2, factor=2, seed=SEED), seeds=1)
+"""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("home")
+    before, os.environ["RAYPRO_HOME"] = os.environ["RAYPRO_HOME"], str(folder)
+    yield folder
+    os.environ["RAYPRO_HOME"] = before
+
+
+@pytest.fixture(scope="module")
+def data(home: Path) -> str:
+    return str(hydrophobic_share(home / "data", {"train": 200, "valid": 40, "test": 40}).path)
+
+
+def space_file(home: Path, name: str, text: str) -> Path:
+    path = home / f"{name}.py"
+    path.write_text(HEAD + text)
+    return path
+
+
+def first_choice(size: int) -> int:
+    """Return a seed of a draw of which the first of ``size`` values is the first."""
+    from raypro.space import Random
+
+    return next(seed for seed in range(100) if Random(size, seed).choices((size,))[0] == (0,))
+
+
+def statuses(home: Path) -> dict[str, str]:
+    """Return the name and status of every run in MLflow."""
+    client = mlflow.MlflowClient(f"sqlite:///{home}/mlflow.db")
+    runs = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+    return {run.info.run_name: run.info.status for run in runs}
+
+
+def wait_for(what: Callable[[], object], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, f"not within {seconds} s"
+        time.sleep(0.05)
+
+
+def test_a_failed_trial_is_recorded_and_does_not_end_the_sweep(
+    home: Path, data: str, ray_cluster: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tune_command(space_file(home, "two", TWO), data=data, name="two", max_concurrent=1)
+    said = capsys.readouterr()
+    assert "2 trials (Grid, of 2 combinations), each 1 worker of 1 CPUs and 0 GPUs, 1 at once; then 2 runs of the best" in said.out
+    good, bad = Sweep.open("two").trials
+    assert good.result and (good.result.status, good.result.used) == ("finished", 2.0)
+    assert bad.result and bad.result.status == "failed" and "not finite" in bad.result.reason
+    assert "mean ± deviation" in said.out and "ridge on one-hot" in said.out
+    found = {name: status for name, status in statuses(home).items() if name.startswith("two")}
+    expected = {
+        "two": "FINISHED",
+        "two.trial_0000": "FINISHED",
+        "two.trial_0001": "FAILED",
+        "two.seed_0": "FINISHED",
+        "two.seed_1": "FINISHED",
+    }
+    assert found == expected
+
+    seeds = [sweep_folder("two") / f"seed_{i}" for i in range(2)]
+    best = max(seeds, key=lambda path: max(logged(path, "valid/spearman").values()))
+    registered = FineTuned.load(fetch_model("models:/two/1"))
+    there = checkpoint.load(max(best.glob("step_*")))
+    assert there.step == registered.step and all(torch.equal(w, there.weights[n]) for n, w in registered.model.state_dict().items())
+    csv = (sweep_folder("two") / "test.csv").read_text().splitlines()
+    assert csv[0] == "split,metric,mean,deviation,runs,mean of train,ridge on one-hot" and csv[1].startswith("test,spearman,")
+
+
+def test_a_resumed_sweep_runs_nothing_again_but_what_failed_where_it_is_told_to(home: Path, data: str, ray_cluster: None) -> None:
+    written = {path: path.stat().st_mtime_ns for path in sweep_folder("two").glob("*/result.json")}
+    assert len(written) == 4
+    tune_command(resume="two")
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+    tune_command(resume="two", retry_failed=True)
+    changed = [path.parent.name for path, before in written.items() if path.stat().st_mtime_ns != before]
+    assert changed == ["trial_0001"]
+    assert "RUNNING" not in statuses(home).values()
+
+
+def trial_process(home: Path) -> psutil.Process | None:
+    """Return the process that holds a trial's folder locked."""
+    for process in psutil.process_iter(["cmdline"]):
+        if any(part.startswith("ray::") for part in process.info["cmdline"] or []):
+            try:
+                if any(Path(file.path).is_relative_to(home / "sweeps") for file in process.open_files()):
+                    return process
+            except psutil.Error:
+                continue
+    return None
+
+
+def test_a_trial_whose_process_dies_is_recorded_and_the_next_one_runs(home: Path, data: str, ray_cluster: None) -> None:
+    def kill() -> None:
+        wait_for(lambda: len(logged(sweep_folder("dying") / "trial_0000", "valid/loss")) > 1)
+        victim = trial_process(home)
+        assert victim is not None
+        victim.send_signal(signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    tune_command(space_file(home, "dying", LONG), data=data, name="dying", max_concurrent=1)
+    killer.join()
+    dead, alive = Sweep.open("dying").trials
+    assert dead.result and dead.result.status == "failed" and "its process died" in dead.result.reason
+    assert alive.result and alive.result.status == "finished"
+    assert statuses(home)["dying.trial_0000"] == "FAILED"
+
+
+def test_trials_that_do_not_keep_up_are_stopped(home: Path, ray_cluster: None) -> None:
+    corpus = write_corpus(home / "corpus", {"train": random_sequences(100, 10, 40), "valid": random_sequences(20, 10, 40, seed=1)})
+    space = space_file(home, "halved", HALVED.replace("SEED", str(first_choice(3))))
+    tune_command(space, data=str(corpus.path), name="halved", max_concurrent=1)
+    results = [trial.result for trial in Sweep.open("halved").trials]
+    assert [result.status for result in results if result] == ["finished", "stopped", "stopped"]
+    assert [result.used for result in results if result] == [12.0, 2.0, 2.0]
+    assert not list(sweep_folder("halved").glob("seed_*"))
+    assert set(statuses(home).values()) <= {"FINISHED", "FAILED"}
+
+
+def driver(home: Path, *options: str) -> subprocess.Popen[bytes]:
+    """Start a sweep's driver, which starts a Ray of its own."""
+    words = ", ".join(options)
+    imports = "from pathlib import Path; from raypro.arguments import one_line_errors; from raypro.cluster.tune import tune_command"
+    program = f"{imports}\nwith one_line_errors(): tune_command({words})"
+    return subprocess.Popen([sys.executable, "-c", program], start_new_session=True, cwd=ROOT)
+
+
+def end(process: subprocess.Popen[bytes], sent: signal.Signals) -> list[psutil.Process]:
+    """End a driver by a signal; return what was its, and does not end by itself within the time."""
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(sent)
+    process.wait(60)
+    left = psutil.wait_procs(children, timeout=30)[1]
+    for child in left:
+        child.kill()
+    return left
+
+
+@pytest.mark.slow
+def test_a_sweep_interrupted_and_killed_goes_on_to_the_weights_of_undisturbed_trials(home: Path, data: str, ray_cluster: None) -> None:
+    file = space_file(home, "killed", LONG)
+    first, second = (sweep_folder("killed") / f"trial_{number:04d}" for number in range(2))
+    process = driver(home, f"Path({str(file)!r})", f"data={data!r}", "name='killed'", "max_concurrent=1")
+    wait_for(lambda: len(logged(first, "valid/loss")) >= 3)
+    assert not end(process, signal.SIGINT) and process.returncode == 130
+    assert {name: status for name, status in statuses(home).items() if name.startswith("killed")} == {
+        "killed": "KILLED",
+        "killed.trial_0000": "KILLED",
+    }
+
+    process = driver(home, "resume='killed'", "max_concurrent=1")
+    wait_for(lambda: len(logged(second, "valid/loss")) >= 3)
+    end(process, signal.SIGKILL)
+    ended = (first / "result.json").stat().st_mtime_ns
+    assert not (second / "result.json").exists()
+
+    tune_command(resume="killed")
+    assert (first / "result.json").stat().st_mtime_ns == ended
+    assert "RUNNING" not in statuses(home).values()
+    torch.set_num_threads(1)
+    for trial in Sweep.open("killed").trials:
+        alone = home / f"alone_{trial.name}"
+        alone.mkdir()
+        experiment = trial.experiment
+        state = train(Finetuning.load(experiment), alone, lambda metrics, path: None, None)  # type: ignore[arg-type]
+        there = checkpoint.load(max(trial.path.glob("step_*")))
+        assert there.step == state.step and trial.result and trial.result.score is not None
+        for name, weight in state.model.state_dict().items():
+            assert torch.equal(weight, there.weights[name]), (trial.name, name)
+
+
+@pytest.mark.slow
+def test_a_trial_may_have_two_workers_and_be_stopped(home: Path, data: str) -> None:
+    file = space_file(home, "parallel", PARALLEL.replace("SEED", str(first_choice(2))))
+    process = driver(home, f"Path({str(file)!r})", f"data={data!r}", "name='parallel'")
+    assert process.wait(280) == 0
+    results = [trial.result for trial in Sweep.open("parallel").trials]
+    assert [result.status for result in results if result] == ["finished", "stopped"]
+    seed = sweep_folder("parallel") / "seed_0"
+    assert {path.name.split(".")[1] for path in (seed / "record").iterdir()} == {"worker_0", "worker_1"}
+    assert {status for name, status in statuses(home).items() if name.startswith("parallel")} == {"FINISHED"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_concurrent": 40}, "40 trials at once: 40 workers of 1 CPUs"),
+        ({"gpus_per_trial": 0.25}, "1 trial at once:.*0 GPUs"),
+        ({"cpus_per_trial": 3.0}, "1 trial at once:.*3 CPUs"),
+        ({"max_concurrent": 0}, "--max-concurrent 1 or more"),
+        ({"data": "/no/such"}, "/no/such: no such folder"),
+        ({"resume": "other"}, "--resume NAME"),
+        ({"encoder": "convolution"}, "--encoder: refused.py takes none"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_before_anything_is_written(
+    options: dict[str, object], message: str, home: Path, data: str, ray_cluster: None
+) -> None:
+    file = space_file(home, "refused", TWO)
+    with pytest.raises(InputError, match=message):
+        tune_command(file, **{"data": data, "name": "refused", **options})  # type: ignore[arg-type]
+    assert not sweep_folder("refused").exists()
+
+
+def test_trials_of_several_workers_are_refused_where_no_dashboard_would_free_what_they_hold(
+    home: Path, data: str, ray_cluster: None
+) -> None:
+    file = space_file(home, "no_dashboard", PARALLEL.replace("SEED", "0"))
+    with pytest.raises(InputError, match="dashboard"):
+        tune_command(file, data=data, name="no_dashboard", max_concurrent=1)
+    assert not sweep_folder("no_dashboard").exists()
+
+
+def test_a_sweep_of_which_every_trial_fails_says_why(home: Path, data: str, ray_cluster: None) -> None:
+    file = space_file(home, "hopeless", TWO.replace("(1e-2, 1e30)", "(1e30,)"))
+    with pytest.raises(RunFailed, match="sweep hopeless: every trial failed, the first for: the loss.*--resume hopeless --retry-failed"):
+        tune_command(file, data=data, name="hopeless")
+    assert statuses(home)["hopeless"] == "FAILED"
+
+
+def test_nothing_of_a_sweep_stays_on_the_cluster(ray_cluster: None) -> None:
+    wait_for(lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"], 30)
