@@ -9,6 +9,7 @@ Legend: B sequences, T tokens, D width.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn.functional import gelu
@@ -34,6 +35,8 @@ class ConvolutionShape:
     """Probability of dropping an embedding or a filter's output."""
     residual: bool = True
     """Add what goes into a convolution to what comes out."""
+    norm: Literal["layer", "none"] = "layer"
+    """Normalise each residue's vector before each convolution and at the end, or nowhere."""
 
     def __post_init__(self) -> None:
         for name in ("layers", "width", "kernel", "dilation_growth"):
@@ -58,7 +61,7 @@ class Convolution(nn.Module):
         self.embedding = nn.Embedding(SIZE, shape.width, padding_idx=PAD)
         self.dropout = nn.Dropout(shape.dropout)
         self.blocks = nn.ModuleList(Block(shape, shape.dilation_growth**layer) for layer in range(shape.layers))
-        self.norm = nn.LayerNorm(shape.width)
+        self.norm = _norm(shape)
 
     @property
     def width(self) -> int:
@@ -85,7 +88,7 @@ class Block(nn.Module):
     def __init__(self, shape: ConvolutionShape, dilation: int) -> None:
         super().__init__()
         self.residual = shape.residual
-        self.norm = nn.LayerNorm(shape.width)
+        self.norm = _norm(shape)
         padding = shape.kernel // 2 * dilation
         self.convolution = nn.Conv1d(shape.width, shape.width, shape.kernel, padding=padding, dilation=dilation)
         self.dropout = nn.Dropout(shape.dropout)
@@ -95,3 +98,7 @@ class Block(nn.Module):
         seen = only_residues(self.norm(x), mask)  # in this order, because what normalises zeros has a bias
         y: Tensor = self.dropout(gelu(convolve(self.convolution, seen)))
         return x + y if self.residual else y
+
+
+def _norm(shape: ConvolutionShape) -> nn.Module:
+    return nn.LayerNorm(shape.width) if shape.norm == "layer" else nn.Identity()
