@@ -215,7 +215,7 @@ class FineTuning:
     def __post_init__(self) -> None:
         require_name(self.name)
         if isinstance(self.encoder, OneHotShape) and not self.frozen:
-            raise InputError("encoder: one-hot has no weights to fine-tune; add --frozen True")
+            raise InputError("encoder: one-hot has no weights to fine-tune; add --frozen")
 
     @property
     def selected_by(self) -> tuple[str, Literal["min", "max"]]:
