@@ -1,3 +1,3 @@
 """raypro: protein language models pre-trained, fine-tuned and compared on Ray, every run in MLflow."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
