@@ -158,7 +158,7 @@ def shown_tests(primary: str, tests: Mapping[str, Mapping[str, Spread]], baselin
 def table_of_tests(primary: str, tests: Mapping[str, Mapping[str, Spread]], baselines: Baselines) -> Table:
     """Return what the best combination reaches on the test splits, beside the baselines."""
     runs = max((spread.runs for metrics in tests.values() for spread in metrics.values()), default=0)
-    table = Table(title=f"On test: the best combination by validation, {runs} runs with seeds of their own", title_justify="left")
+    table = Table(title=f"On test: the best combination, {runs} run{'s' * (runs != 1)} with fresh seeds", title_justify="left")
     for column in ("split", "metric", "mean ± deviation", *baselines):
         table.add_column(column)
     for row in shown_tests(primary, tests, baselines):

@@ -144,8 +144,8 @@ def run_trials(
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # outboxes and books hold all that its files would
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the newer output speaks even where it is told to be silent
     queue, demand = Queue(sweep, trials, count, proposals), sweep.demand
-    alone = {"CPU": demand.cpus, "GPU": demand.gpus}
-    asked = alone if demand.workers == 1 else {"CPU": 0}  # several workers ask for themselves
+    # Several workers ask for themselves; Ray Tune wants the trial around them to ask for something: a byte.
+    asked = {"CPU": demand.cpus, "GPU": demand.gpus} if demand.workers == 1 else {"memory": 1}
     columns = (TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("trials"), TimeElapsedColumn())
     bar = Progress(*columns, TimeRemainingColumn(), console=Console(file=sys.stderr))
     with bar:

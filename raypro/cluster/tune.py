@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import ray
 import tyro
 from ray.util.state import list_actors
 from rich.console import Console
@@ -119,7 +120,7 @@ def demand_of(sweep: Sweep, nodes: list[Node], at_once: int | None, cpus: float 
 def require_dashboard() -> None:
     """Raise InputError unless the cluster's dashboard answers: without it Ray Train does not free what a trial held that died."""
     try:
-        list_actors(limit=1, timeout=20)
+        list_actors(address=ray.get_runtime_context().gcs_address, limit=1, timeout=20)  # others may run on this machine
     except Exception:
         advice = "start it with 'ray start --head --include-dashboard=true', or take workers.count = 1"
         raise InputError(f"workers: trials of several workers need the cluster's dashboard, which does not answer; {advice}") from None
@@ -139,5 +140,5 @@ def show_plan(sweep: Sweep) -> None:
     ended = sum(trial.result is not None for trial in sweep.trials)
     asked = f"{demand.workers} worker{'s' * (demand.workers > 1)} of {demand.cpus:g} CPUs and {demand.gpus:g} GPUs"
     said = f"{space.planned} trials ({how}, of {all_of_them} combinations){f', {ended} of them ended before' if ended else ''}"
-    seeds = f"; then {space.seeds} runs of the best" if isinstance(space.base, FineTuning) else ""
+    seeds = f"; then {space.seeds} run{'s' * (space.seeds > 1)} of the best" if isinstance(space.base, FineTuning) else ""
     console.print(f"{said}, each {asked}, {demand.at_once} at once{seeds}", soft_wrap=True, highlight=False)
