@@ -1,7 +1,7 @@
 """Adam and its learning rate over steps."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -22,7 +22,7 @@ class Adam:
     epsilon: float = 1e-8
     """Added to the root of the mean square."""
     weight_decay: float = 0.0
-    """Decoupled weight decay (Loshchilov and Hutter 2019), per step and unit of learning rate."""
+    """Decoupled weight decay (Loshchilov and Hutter 2019), per step and unit of learning rate; of matrices, not of biases and norms."""
     warmup_steps: int = 20_000
     """Steps over which the rate rises linearly from 0."""
     decay: Literal["linear", "constant"] = "linear"
@@ -44,9 +44,11 @@ class Adam:
 
     def build(self, module: nn.Module) -> torch.optim.AdamW:
         """Return the optimizer of a module's parameters."""
-        parameters = [p for p in module.parameters() if p.requires_grad]
+        trained = [p for p in module.parameters() if p.requires_grad]
+        matrices, others = [p for p in trained if p.ndim > 1], [p for p in trained if p.ndim <= 1]
+        groups: list[dict[str, Any]] = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
         betas = (self.beta1, self.beta2)
-        return torch.optim.AdamW(parameters, self.learning_rate, betas, self.epsilon, self.weight_decay, fused=True)
+        return torch.optim.AdamW(groups, self.learning_rate, betas, self.epsilon, self.weight_decay, fused=True)
 
     def rate_at(self, step: int, total_steps: int | None) -> float:
         """Return the learning rate of the step after ``step`` finished ones, in a run of ``total_steps`` (None: not known)."""

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu
 
 from raypro.config import InputError
-from raypro.core.alphabet import PAD, SIZE
+from raypro.core.alphabet import PAD, SIZE, STANDARD
+from raypro.core.encoders.onehot import OneHotShape
 from raypro.core.residues import convolve, only_residues, residue_mask, residue_mean
 
 
@@ -27,6 +28,8 @@ class ConvolutionShape:
     """Number of convolutions."""
     width: int = 256
     """Model dimension D: filters of each convolution."""
+    residues: Literal["embedding", "onehot"] = "embedding"
+    """What the first convolution sees of a residue: a learned vector, or its one-hot vector, which costs less."""
     kernel: int = 5
     """Residues that a filter spans, an odd number."""
     dilation_growth: int = 1
@@ -46,6 +49,8 @@ class ConvolutionShape:
             raise InputError(f"encoder.kernel: {self.kernel} is even, so that no residue is in its middle; take {self.kernel + 1}")
         if not 0 <= self.dropout < 1:
             raise InputError(f"encoder.dropout: {self.dropout} must be in [0, 1)")
+        if self.residues == "onehot" and (self.residual or self.norm != "none"):
+            raise InputError("encoder.residues: one-hot is for plain convolutions; add --encoder.no-residual --encoder.norm none")
 
     def build(self) -> "Convolution":
         """Return the encoder, initialised from torch's global generator."""
@@ -58,9 +63,11 @@ class Convolution(nn.Module):
     def __init__(self, shape: ConvolutionShape) -> None:
         super().__init__()
         self.shape = shape
-        self.embedding = nn.Embedding(SIZE, shape.width, padding_idx=PAD)
+        onehot = shape.residues == "onehot"
+        self.embedding = OneHotShape().build() if onehot else nn.Embedding(SIZE, shape.width, padding_idx=PAD)
         self.dropout = nn.Dropout(shape.dropout)
-        self.blocks = nn.ModuleList(Block(shape, shape.dilation_growth**layer) for layer in range(shape.layers))
+        widths = [len(STANDARD) + 1 if onehot else shape.width, *[shape.width] * (shape.layers - 1)]
+        self.blocks = nn.ModuleList(Block(shape, width, shape.dilation_growth**layer) for layer, width in enumerate(widths))
         self.norm = _norm(shape)
 
     @property
@@ -85,12 +92,12 @@ class Convolution(nn.Module):
 class Block(nn.Module):
     """A normalised, dilated convolution."""
 
-    def __init__(self, shape: ConvolutionShape, dilation: int) -> None:
+    def __init__(self, shape: ConvolutionShape, width: int, dilation: int) -> None:
         super().__init__()
         self.residual = shape.residual
         self.norm = _norm(shape)
         padding = shape.kernel // 2 * dilation
-        self.convolution = nn.Conv1d(shape.width, shape.width, shape.kernel, padding=padding, dilation=dilation)
+        self.convolution = nn.Conv1d(width, shape.width, shape.kernel, padding=padding, dilation=dilation)
         self.dropout = nn.Dropout(shape.dropout)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
