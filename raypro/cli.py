@@ -16,6 +16,7 @@ from raypro.audit import audit, planned, read_uses
 from raypro.cluster.corpus import build_command, check_command, show_command
 from raypro.cluster.doctor import doctor
 from raypro.cluster.train import RUN_FILE, finetune, pretrain, saved_experiment
+from raypro.cluster.tune import tune_command
 from raypro.config import InputError
 from raypro.data.corpus import Corpus
 from raypro.data.download_command import download_command
@@ -230,6 +231,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "task import": import_command,
     "task show": show_task_command,
     "task check": check_task_command,
+    "tune": tune_command,
     "predict": predict_command,
     "validate": validate_command,
     "contacts": contacts_command,

@@ -88,12 +88,12 @@ def compare_with_chance(findings: Findings) -> list[Row]:
 
 def describe_run(experiment: Experiment, corpus: Corpus, step: int, rows: list[Row], run: Path) -> str:
     """Return the Markdown that heads the run's page in MLflow."""
-    encoder, kind = experiment.encoder, type(experiment.objective).__name__
+    encoder, kind = type(experiment.encoder).__name__.removesuffix("Shape"), type(experiment.objective).__name__
     table = "".join(f"| {what} | {learned:.3f} | {chance:.3f} |\n" for what, learned, chance in rows)
-    shape = f"Transformer of {encoder.layers} layers x {encoder.width}, {encoder.heads} heads"
+    size = sum(weight.numel() for weight in experiment.encoder.build().parameters())
     data = f"`{corpus.path.name}` ({corpus.rows('train'):,} sequences)"
     head = "| on held-out sequences | learned | by chance |\n|---|---|---|\n"
-    text = f"{kind}, {shape}, on {data}, best at step {step:,}. Pictures are artifacts under `{PICTURES}`; checkpoints are in `{run}`."
+    text = f"{kind}, {encoder} of {size:,} parameters, on {data}, best at step {step:,}. Pictures are artifacts under `{PICTURES}`; checkpoints are in `{run}`."
     return f"{head}{table}\n{text}"
 
 
