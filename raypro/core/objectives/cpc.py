@@ -118,7 +118,7 @@ class CPC:
         sizes = has.sum(dim=1)
         candidates = sizes[self.steps_ahead :]
         rows = candidates * (candidates > 1) * (valid > 0)
-        weights = tuple((valid / candidates).tolist())
+        weights = tuple((valid.double() / candidates).tolist())
         samples = int(valid[rows > 0].sum())
         return Patches(
             patches[has], _ints(sizes), _ints(rows), _ints(candidates), weights, samples, self.steps_ahead, sequences, sequences - kept

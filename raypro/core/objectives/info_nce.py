@@ -106,7 +106,7 @@ class _InfoNCE(torch.autograd.Function):
 
 def _masks(terms: Terms, samples: int, places: int, like: Tensor) -> tuple[Tensor, Tensor]:
     """Return what each sample counts for [T, N], and [T, C] which candidates are not there."""
-    weights = torch.tensor(terms.weights)[:, None] * (torch.arange(samples) < torch.tensor(terms.rows)[:, None])
+    weights = torch.tensor(terms.weights, dtype=torch.float64)[:, None] * (torch.arange(samples) < torch.tensor(terms.rows)[:, None])
     there = terms.candidates[:, :, None] > torch.arange(places // len(terms.candidates))  # [W, T, C / W]
     absent = ~there.transpose(0, 1).flatten(1)
     return weights.to(like.device, like.dtype, non_blocking=True), absent.to(like.device, non_blocking=True)
