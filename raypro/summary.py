@@ -93,7 +93,8 @@ def describe_run(experiment: Experiment, corpus: Corpus, step: int, rows: list[R
     size = sum(weight.numel() for weight in experiment.encoder.build().parameters())
     data = f"`{corpus.path.name}` ({corpus.rows('train'):,} sequences)"
     head = "| on held-out sequences | learned | by chance |\n|---|---|---|\n"
-    text = f"{kind}, {encoder} of {size:,} parameters, on {data}, best at step {step:,}. Pictures are artifacts under `{PICTURES}`; checkpoints are in `{run}`."
+    what = f"{kind}, {encoder} of {size:,} parameters, on {data}, best at step {step:,}"
+    text = f"{what}. Pictures are artifacts under `{PICTURES}`; checkpoints are in `{run}`."
     return f"{head}{table}\n{text}"
 
 
