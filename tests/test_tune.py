@@ -161,7 +161,6 @@ def test_a_trial_whose_process_dies_is_recorded_and_the_next_one_runs(home: Path
     killer.join()
     dead, alive = Sweep.open("dying").trials
     assert dead.result and dead.result.status == "failed" and "its process died" in dead.result.reason
-    print(dead.result.reason)
     assert alive.result and alive.result.status == "finished"
     assert statuses(home)["dying.trial_0000"] == "FAILED"
 
@@ -197,6 +196,7 @@ def end(process: subprocess.Popen[bytes], sent: signal.Signals) -> list[psutil.P
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_sweep_interrupted_and_killed_goes_on_to_the_weights_of_undisturbed_trials(home: Path, data: str, ray_cluster: None) -> None:
     file = space_file(home, "killed", LONG)
     first, second = (sweep_folder("killed") / f"trial_{number:04d}" for number in range(2))
@@ -230,10 +230,11 @@ def test_a_sweep_interrupted_and_killed_goes_on_to_the_weights_of_undisturbed_tr
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_trial_may_have_two_workers_and_be_stopped(home: Path, data: str) -> None:
     file = space_file(home, "parallel", PARALLEL.replace("SEED", str(first_choice(2))))
     process = driver(home, f"Path({str(file)!r})", f"data={data!r}", "name='parallel'", "max_concurrent=1")
-    assert process.wait(280) == 0
+    assert process.wait(550) == 0
     results = [trial.result for trial in Sweep.open("parallel").trials]
     assert [result.status for result in results if result] == ["finished", "stopped"]
     seed = sweep_folder("parallel") / "seed_0"
