@@ -103,7 +103,7 @@ def test_terms_of_mixed_lengths_worked_by_hand():
     assert first == [batch.tokens[1, 1], batch.tokens[3, 1], batch.tokens[0, 1]] and last == batch.tokens[1, 1]
     assert (prepared.patches != PAD).all()
     sums = named(OBJECTIVE, OBJECTIVE.sums(new_model(), prepared))
-    assert float(sums["chance_cpc"]) == pytest.approx(3 / 3 + 2 / 2) and sums["too_short"] == 1
+    assert sums["chance_cpc"].item() == pytest.approx(3 / 3 + 2 / 2) and sums["too_short"] == 1
 
     paper = replace(OBJECTIVE, reduction="paper-code").prepare(batch)
     assert paper.sizes == (3,) * 9 and paper.candidates == (3,) * 5 and paper.rows == (0, 3, 3, 3, 3)
@@ -130,8 +130,8 @@ def test_equal_logits_are_right_as_often_as_chance():
         model.encoder.patch_encoder.norms[-1].bias.zero_()
     prepared = OBJECTIVE.prepare(batch_of(*SEQUENCES))
     sums = named(OBJECTIVE, OBJECTIVE.sums(model, prepared))
-    assert float(sums["accuracy_cpc_k2"]) == pytest.approx(float(sums["chance_cpc"]))
-    assert float(sums["bound_cpc_k2"]) == pytest.approx(0, abs=1e-12)
+    assert sums["accuracy_cpc_k2"].item() == pytest.approx(sums["chance_cpc"].item())
+    assert sums["bound_cpc_k2"].item() == pytest.approx(0, abs=1e-12)
 
 
 def test_large_logits_stay_finite():
@@ -255,7 +255,7 @@ def test_bf16_is_close_to_float32():
     with torch.autocast("cpu", torch.bfloat16):
         rough = OBJECTIVE.sums(model, prepared)
     assert rough.dtype == torch.float32 and rough[0] != exact[0]
-    assert float(rough[0]) == pytest.approx(float(exact[0]), rel=0.01)
+    assert rough[0].item() == pytest.approx(exact[0].item(), rel=0.01)
 
 
 def test_families_are_told_apart_within_seconds():
