@@ -68,7 +68,10 @@ def test_a_sequence_has_the_same_vectors_alone_and_beside_longer_ones(shape: Sha
 
 @pytest.mark.parametrize("shape", [SMALL, OneHotShape()], ids=str)
 def test_control_tokens_and_padding_are_zero(shape: Shape) -> None:
-    vectors = shape.build()(batch_of("MKV", "MKVLA").tokens)
+    encoder = shape.build()
+    for parameter in encoder.parameters():
+        torch.nn.init.normal_(parameter)  # biases too
+    vectors = encoder(batch_of("MKV", "MKVLA").tokens)
     assert not vectors[:, 0].any() and not vectors[0, 4:].any() and not vectors[1, 6].any()
     assert vectors[0, 1:4].any(dim=1).all()
 
