@@ -51,7 +51,7 @@ class LinearContactHead(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         """Return symmetric logits [L, L] for the vectors h [L, D] of one protein's residues."""
         width = h.shape[1]
-        dropped = round(256 * self.dropout) if self.training else 0
+        dropped = min(255, round(256 * self.dropout)) if self.training else 0
         weight, bias = _contrast(self.linear)
         if self.pair_layer is None and not dropped:  # no pair's features are needed
             return (h * weight[:, :width]) @ h.t() + bias
