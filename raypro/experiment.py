@@ -5,8 +5,10 @@ from typing import Any, Literal
 
 from raypro.config import InputError, from_plain, to_plain
 from raypro.core.encoders.convolution import ConvolutionShape
+from raypro.core.encoders.cpcprot import CPCProtShape
 from raypro.core.encoders.onehot import OneHotShape
 from raypro.core.encoders.transformer import TransformerShape
+from raypro.core.objectives.cpc import CPC
 from raypro.core.objectives.mlm import MLM
 from raypro.core.objectives.pmlm import PMLM
 from raypro.core.optimizer import Adam
@@ -15,9 +17,9 @@ from raypro.tasks.contacts import Contacts
 from raypro.tasks.regression import Regression
 from raypro.tasks.residues import ResidueClassification
 
-Objective = MLM | PMLM
+Objective = MLM | PMLM | CPC
 """The objectives that there are. A new one is a file in ``raypro/core/objectives`` and a name in this line."""
-Encoder = TransformerShape | ConvolutionShape | OneHotShape
+Encoder = TransformerShape | ConvolutionShape | CPCProtShape | OneHotShape
 """The encoders that there are: a file in ``raypro/core/encoders`` each, and a name in this line."""
 Task = Regression | Classification | ResidueClassification | Contacts
 """The kinds of tasks that there are: a file in ``raypro/tasks`` each, and a name in this line."""
@@ -35,10 +37,13 @@ class Batches:
     """Most residues of a sequence; a longer one is cropped at a window drawn anew each epoch."""
     window_row_groups: int = 4
     """Row groups of the corpus that are read, shuffled and sorted by length together."""
+    sequences: int | None = None
+    """Most sequences of one worker's batch, where their number matters (negatives of a contrast); None: what the budget holds."""
 
     def __post_init__(self) -> None:
-        if self.accumulation < 1:
-            raise InputError(f"batches.accumulation: {self.accumulation} must be 1 or more")
+        for name in ("accumulation", "sequences"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise InputError(f"batches.{name}: {getattr(self, name)} must be 1 or more")
 
 
 @dataclass(frozen=True)
@@ -66,13 +71,15 @@ class Validation:
     """Optimizer steps between validations; a checkpoint is written after each, and at the end. None: an epoch."""
     sequences: int | None = 4096
     """Most sequences of the validation split that are used, the first ones; its rows are shuffled. None: all."""
+    batch: int | None = None
+    """Sequences of a validation batch, fixed so that a contrastive loss compares between batch sizes; None: as in training."""
     patience: int | None = None
     """Stop after so many validations in a row that are no better than the best; None: never."""
     keep: int = 2
     """Checkpoints kept: the best so many, and the latest."""
 
     def __post_init__(self) -> None:
-        for name in ("every", "sequences", "keep", "patience"):
+        for name in ("every", "sequences", "keep", "patience", "batch"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"validation.{name}: {getattr(self, name)} must be 1 or more")
 

@@ -13,7 +13,7 @@ from raypro.core.distributed import rank, world_size
 from raypro.core.loop import TrainState, evaluate
 from raypro.core.random import seed_of
 from raypro.data.corpus import Corpus
-from raypro.data.plan import Cursor, Plan, WindowTask
+from raypro.data.plan import CONTROL_TOKENS, Cursor, Plan, WindowTask
 from raypro.data.source import Reader, TrainingSource, to_batch
 from raypro.experiment import Experiment
 
@@ -70,9 +70,12 @@ class Pretraining:
 
 def data_plan(experiment: Experiment, split: str = "train") -> Plan:
     """Return the data plan of a split; that of the validation split does not depend on the seed, so that runs compare."""
-    batches = experiment.batches
-    seed = experiment.seed if split == "train" else 0
-    return Plan(Corpus.open(experiment.corpus), split, seed, batches.token_budget, batches.max_length, batches.window_row_groups)
+    batches, fixed = experiment.batches, experiment.validation.batch
+    corpus, windows = Corpus.open(experiment.corpus), batches.window_row_groups
+    if split == "train":
+        return Plan(corpus, split, experiment.seed, batches.token_budget, batches.max_length, windows, batches.sequences)
+    budget = max(batches.token_budget, (fixed or 0) * (batches.max_length + CONTROL_TOKENS))
+    return Plan(corpus, split, 0, budget, batches.max_length, windows, fixed or batches.sequences)
 
 
 def validation_batches(experiment: Experiment) -> Iterator[Batch]:

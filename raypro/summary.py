@@ -4,6 +4,7 @@ import json
 import math
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
@@ -54,6 +55,14 @@ def log_findings(run: Path, step: int, findings: Findings, folder: str) -> None:
     outbox.close()
 
 
+FLOORS: dict[str, Callable[[float], tuple[float | None, str]]] = {
+    "masked": lambda unigram: (unigram, "masked residue"),
+    "pairs": lambda unigram: (2 * unigram, "pair of masked residues"),
+    "terms": lambda unigram: (None, "patch ahead"),
+}
+"""What each part of a loss is per, and what knowledge of residue frequencies alone reaches: nats, and in words."""
+
+
 def draw_curves(experiment: Experiment, run: Path, corpus: Corpus) -> tuple[Path, ...]:
     """Draw the learning curve of each part of the loss, from what the run logged."""
     points: dict[str, dict[int, float]] = {}
@@ -65,9 +74,9 @@ def draw_curves(experiment: Experiment, run: Path, corpus: Corpus) -> tuple[Path
     for quantity in experiment.objective.quantities:
         if quantity.weight:
             train, valid = (sorted(points.get(f"{split}/{quantity.name}", {}).items()) for split in ("train", "valid"))
-            floor, unit = unigram_floor(corpus), "masked residue"
-            if quantity.per == "pairs":  # without context the two residues of a pair are independent
-                floor, unit = 2 * floor, "pair of masked residues"
+            unigram = unigram_floor(corpus)
+            # without context the two residues of a pair are independent; a contrast's floor changes with the batch
+            floor, unit = FLOORS[quantity.per](unigram)
             figure = plots.learning_curves(train, valid, floor=floor, name=unit)
             paths.append(plots.save(figure, run / PICTURES / f"curve_{quantity.name}.png"))
     return tuple(paths)
@@ -83,6 +92,7 @@ def compare_with_chance(findings: Findings) -> list[Row]:
     contacts = "contacts: true share of the L/5 surest pairs, 6 or more apart"
     rows.append((contacts, "contacts/P_at_L5_all", "contacts/random_precision_all"))
     rows.append((f"{contacts}; families never seen", "contacts_unseen/P_at_L5_all", "contacts_unseen/random_precision_all"))
+    rows.append(("patches ahead told apart from those of other sequences", "contrast/accuracy_cpc", "contrast/chance_cpc"))
     return [(what, metrics[name], metrics[chance]) for what, name, chance in rows if math.isfinite(metrics.get(name, math.nan))]
 
 

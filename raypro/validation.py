@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from raypro.config import InputError
 from raypro.core import checkpoint
 from raypro.core.alphabet import CLS, SEP, STANDARD, encode
+from raypro.core.loop import TrainState, evaluate
 from raypro.core.masking import Masked
 from raypro.core.objectives.mlm import MaskedLanguageModel
 from raypro.data.corpus import Corpus
@@ -78,9 +79,13 @@ def validate_model(model: Model, corpus: Corpus, out: Path, sequences: int = 32,
     Returns:
         ``table2/...`` (see :meth:`raypro.evaluate.pairs.PairSums.report`), ``chance/perplexity``, and, where contacts are known,
         means over families: ``contacts/P_at_...`` of those trained on, ``contacts_unseen/P_at_...`` of those of the test split.
+        Of a contrastive model ``contrast/...``: its objective's quantities.
     """
     experiment = replace(model.experiment, corpus=str(corpus.path))
     out.mkdir(parents=True, exist_ok=True)
+    if not (model.module.has_token_head or model.module.has_pair_head):
+        state = TrainState(experiment.objective, model.module, experiment.optimizer)
+        return Findings({f"contrast/{name}": value for name, value in evaluate(state, validation_batches(experiment)).items()}, ())
     report = evaluate_pairs(model.module, _masked(experiment))
     metrics = {**report.metrics, "chance/perplexity": float(np.exp(unigram_floor(corpus)))}
     pictures = []

@@ -24,7 +24,6 @@ from raypro.tasks.regression import Regression
 from raypro.training import train
 from tests.small import TINY, hydrophobic_share, tiny_fine_tuning
 
-
 MEAN = Regression(pooling="mean", hidden=16)
 
 

@@ -25,10 +25,12 @@ class Adam:
     """Decoupled weight decay (Loshchilov and Hutter 2019), per step and unit of learning rate; of matrices, not of biases and norms."""
     warmup_steps: int = 20_000
     """Steps over which the rate rises linearly from 0."""
-    decay: Literal["linear", "constant"] = "linear"
-    """After the warm-up: fall linearly to 0 at ``decay_steps``, or stay."""
+    decay: Literal["linear", "constant", "exponential"] = "linear"
+    """After the warm-up: fall linearly to 0 at ``decay_steps``, stay, or fall by ``decay_factor`` every ``decay_steps``."""
     decay_steps: int | None = None
-    """Step at which a linear decay ends; None: the budget's number of steps."""
+    """Step at which a linear decay ends (None: the budget's number of steps), or steps between falls of an exponential one."""
+    decay_factor: float = 0.85
+    """What an exponential decay multiplies the rate by."""
     clip_norm: float = 1.0
     """The gradient's norm is scaled down to this."""
 
@@ -39,6 +41,10 @@ class Adam:
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"optimizer.{name}: {getattr(self, name)} must be in [0, 1)")
+        if not 0 < self.decay_factor <= 1:
+            raise InputError(f"optimizer.decay_factor: {self.decay_factor} must be in (0, 1]")
+        if self.decay == "exponential" and not self.decay_steps:
+            raise InputError("optimizer.decay_steps: an exponential decay needs the steps between its falls; give them")
         if self.warmup_steps < 0 or self.weight_decay < 0:
             raise InputError("optimizer.warmup_steps and weight_decay must not be negative")
 
@@ -54,6 +60,8 @@ class Adam:
         """Return the learning rate of the step after ``step`` finished ones, in a run of ``total_steps`` (None: not known)."""
         if step < self.warmup_steps:
             return self.learning_rate * (step + 1) / self.warmup_steps
+        if self.decay == "exponential" and self.decay_steps:
+            return self.learning_rate * self.decay_factor ** ((step - self.warmup_steps) // self.decay_steps)
         end = self.decay_steps or total_steps
         if self.decay == "constant" or end is None:
             return self.learning_rate

@@ -101,6 +101,8 @@ class Plan:
     """Most residues of a sequence; a longer one is cropped at a window drawn anew each epoch."""
     window_row_groups: int
     """Row groups of a window: the larger, the less padding and the better shuffled; one window is held in memory at a time."""
+    sequences: int | None = None
+    """Most sequences of a batch; None: as many as the budget holds."""
 
     def __post_init__(self) -> None:
         if self.max_length < 1 or self.token_budget < self.max_length + CONTROL_TOKENS:
@@ -132,7 +134,7 @@ class Plan:
         sizes = np.minimum(lengths, self.max_length).astype(np.int64) + CONTROL_TOKENS
         order = generator.permutation(len(sizes))
         order = order[np.argsort(sizes[order], kind="stable")]
-        batches = cut_by_budget(order, sizes[order], self.token_budget)
+        batches = cut_by_budget(order, sizes[order], self.token_budget, self.sequences)
         return [batches[i] for i in generator.permutation(len(batches))]
 
     def count(self, task: WindowTask) -> int:
@@ -161,14 +163,16 @@ class Plan:
         ]
 
 
-def cut_by_budget(order: NDArray[np.int64], widths: NDArray[np.int64], token_budget: int) -> list[NDArray[np.int64]]:
+def cut_by_budget(
+    order: NDArray[np.int64], widths: NDArray[np.int64], token_budget: int, sequences: int | None = None
+) -> list[NDArray[np.int64]]:
     """Cut ``order`` [n] into batches whose size times their widest sequence keeps to the budget; ``widths`` [n], in tokens, must rise.
 
-    A sequence that is wider than the budget is a batch of its own.
+    A batch has at most ``sequences``; a sequence that is wider than the budget is a batch of its own.
     """
     batches, start = [], 0
     while start < len(order):
-        most = max(1, token_budget // int(widths[start]))
+        most = max(1, min(token_budget // int(widths[start]), sequences or len(order)))
         filled = widths[start : start + most] * np.arange(1, len(widths[start : start + most]) + 1)
         count = max(1, int(np.searchsorted(filled, token_budget, side="right")))
         batches.append(order[start : start + count])
