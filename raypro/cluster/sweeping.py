@@ -19,11 +19,11 @@ from raypro.core import checkpoint
 from raypro.data.corpus import Corpus
 from raypro.data.labelled import LabelledData
 from raypro.experiment import AnyExperiment, FineTuning
-from raypro.finetuning import Finetuning
+from raypro.finetuning import FineTuned, Finetuning
 from raypro.mlflow_run import REGISTERED
 from raypro.outbox import FOLDER, Outbox, last_status
 from raypro.proposals import Proposals
-from raypro.scoring import test_splits
+from raypro.scoring import predict_split, test_splits
 from raypro.space import ASHA, Optuna, shown
 from raypro.sweep import BOOK, Halving, Sweep, Trial, logged
 from raypro.sweep_report import (
@@ -44,6 +44,8 @@ from raypro.sweep_report import (
 from raypro.tracking import Child, Sender
 
 Data = LabelledData | Corpus
+AVERAGED = "their average"
+"""What the averaged predictions of the runs with several seeds are called beside the baselines."""
 
 
 def drive(sweep: Sweep, source: Data, retry_failed: bool) -> None:
@@ -153,8 +155,19 @@ class _Desk:
             tests = {split: ray.put(self.source.read(split)) for split in splits}
             run_trials(self.sweep, waiting, len(waiting), replace(self.shared([t.experiment for t in waiting]), tests=tests), self.begin)
         runs = self.sweep.ranked(trials)
-        baselines = self.sweep.space.base.task.baselines(self.source, splits) if splits else {}
+        baselines = {AVERAGED: self.averaged(runs, splits), **self.sweep.space.base.task.baselines(self.source, splits)} if splits else {}
         return over_seeds(runs), baselines, runs
+
+    def averaged(self, runs: Ranked, splits: list[str]) -> dict[str, dict[str, float]]:
+        """Return split -> metrics of the mean of what the runs with several seeds predict: an ensemble, which costs no further training."""
+        models = [FineTuned.load(trial.path / f"step_{result.step:08d}") for trial, result in runs if result.step is not None]
+        scores: dict[str, dict[str, float]] = {}
+        for split in splits if models else ():
+            examples = self.source.read(split)
+            each = [predict_split(model, examples)[0] for model in models]
+            means = [np.mean(predictions, axis=0) for predictions in zip(*each, strict=True)]
+            scores[split] = models[0].experiment.task.score(means, examples.labels)
+        return scores
 
     def shared(self, experiments: Iterable[AnyExperiment]) -> Shared:
         """Put what the trials read into Ray's object store, once."""
