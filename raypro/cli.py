@@ -32,6 +32,7 @@ from raypro.prediction import predict_command
 from raypro.presets import SCRATCH, demo_corpus
 from raypro.pretraining import data_plan
 from raypro.summary import log_findings
+from raypro.sweep import sweep_folder
 from raypro.tasks.tape import TASKS
 from raypro.tracking import send_pending
 from raypro.ui import ui
@@ -197,12 +198,13 @@ def audit_command(run: Name, /) -> int:
 
 
 def sync_command(run: Name, /) -> None:
-    """Send to MLflow what a run could not send while it lasted.
+    """Send to MLflow what a run or a sweep could not send while it lasted.
 
     Args:
-        run: the run's name.
+        run: its name.
     """
-    print(f"run {run}: {send_pending(run_folder(run))} records sent")
+    folder = run_folder(run) if run_folder(run).exists() else sweep_folder(run)
+    print(f"run {run}: {send_pending(folder)} records sent")
 
 
 def _conclude(run: Path, step: int, findings: Findings, folder: str) -> None:

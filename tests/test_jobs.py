@@ -27,7 +27,7 @@ def jobs_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "jobs"))
 
 
-@pytest.mark.parametrize("job", ["pretrain_mlm", "pretrain_pmlm"])
+@pytest.mark.parametrize("job", ["pretrain_mlm", "pretrain_pmlm", "pretrain_cpcprot"])
 def test_every_preset_is_an_experiment_that_can_be_built(job: str, jobs_path: None) -> None:
     for preset in importlib.import_module(job).PRESETS.values():
         experiment = preset()
@@ -46,6 +46,9 @@ def test_each_job_takes_a_step_on_the_demonstration_corpus(
         said = capsys.readouterr().out
         assert f"What {job} learned" in said and "perplexity" in said
     assert "families never seen" in said
+    steps = ["--budget.steps", "2", "--validation.every", "2", "--validation.sequences", "64"]
+    pretrain_main(importlib.import_module("pretrain_cpcprot").PRESETS, [*steps, "--name", "contrast"])
+    assert "told apart" in capsys.readouterr().out
     assert (raypro_home / "runs" / "pretrain_pmlm" / "pictures" / "contacts_synthetic-00.png").stat().st_size > 10_000
 
 

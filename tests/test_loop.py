@@ -188,6 +188,10 @@ def test_learning_rate_rises_then_falls_linearly() -> None:
     assert replace(adam, decay="constant").rate_at(500, 110) == 1.0
     assert replace(adam, decay_steps=60).rate_at(35, 110) == pytest.approx(0.5)
     assert adam.rate_at(500, None) == 1.0
+    falling = replace(adam, warmup_steps=0, decay="exponential", decay_steps=10, decay_factor=0.5)
+    assert [falling.rate_at(step, None) for step in (0, 9, 10, 25)] == [1.0, 1.0, 0.5, 0.25]
+    with pytest.raises(InputError, match="decay_steps"):
+        replace(falling, decay_steps=None)
 
 
 def test_impossible_rates_are_refused() -> None:

@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -44,6 +45,16 @@ def test_batches_keep_to_the_token_budget_and_hold_the_residues(corpus: Corpus) 
             assert inner in encode(SEQUENCES[row]).tobytes()
             if len(SEQUENCES[row]) <= 64:
                 assert inner == encode(SEQUENCES[row]).tobytes()
+
+
+def test_batches_keep_to_a_number_of_sequences(corpus: Corpus) -> None:
+    capped = replace(plan_of(corpus), sequences=3)
+    for window in range(len(capped.windows)):
+        batches = capped.read(WindowTask(0, window, 0))
+        assert max(len(batch.rows) for batch in batches) == 3
+        assert sorted(row for batch in batches for row in batch.rows) == sorted(
+            row for batch in plan_of(corpus).read(WindowTask(0, window, 0)) for row in batch.rows
+        )
 
 
 def test_long_sequences_are_cropped_elsewhere_in_another_epoch(corpus: Corpus) -> None:

@@ -20,7 +20,7 @@ from raypro.core.heads import PooledHead, PoolingKind
 from raypro.core.objectives.objective import Quantity
 from raypro.data.labelled import Examples, LabelledData
 from raypro.evaluate import metrics
-from raypro.tasks.task import Interval, PreparedSequences, TaskModel, require_labels
+from raypro.tasks.task import Interval, PreparedSequences, TaskModel, require_head, require_labels
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,9 @@ class Classification:
 
     labels: ClassVar[str] = "classification"
     primary: ClassVar[str] = "accuracy"
+
+    def __post_init__(self) -> None:
+        require_head(self.hidden, self.dropout)
 
     @property
     def quantities(self) -> tuple[Quantity, ...]:

@@ -22,7 +22,7 @@ from raypro.core.objectives.objective import Quantity
 from raypro.data.labelled import Examples, LabelledData
 from raypro.evaluate.contacts import average_metrics, contact_precision, pooled_precision, tape_code_counts
 from raypro.evaluate.metrics import bootstrap
-from raypro.tasks.task import Interval, PreparedSequences, TaskModel, require_labels
+from raypro.tasks.task import Interval, PreparedSequences, TaskModel, require_head, require_labels
 
 LEAST_SEPARATION = 6
 """Least distance along the chain of pairs that are trained on and ranked."""
@@ -42,6 +42,9 @@ class Contacts:
 
     labels: ClassVar[str] = "contacts"
     primary: ClassVar[str] = "P_at_L5_medium_long"
+
+    def __post_init__(self) -> None:
+        require_head(1, self.dropout)
 
     @property
     def quantities(self) -> tuple[Quantity, ...]:

@@ -21,7 +21,7 @@ from raypro.core.heads import ResidueHead, residue_mask
 from raypro.core.objectives.objective import Quantity
 from raypro.data.labelled import Examples, LabelledData
 from raypro.evaluate import metrics
-from raypro.tasks.task import Interval, PreparedSequences, TaskModel, require_labels
+from raypro.tasks.task import Interval, PreparedSequences, TaskModel, require_head, require_labels
 
 UNSCORED = -1
 """Label of a residue that is not scored."""
@@ -40,6 +40,9 @@ class ResidueClassification:
 
     labels: ClassVar[str] = "residue_classification"
     primary: ClassVar[str] = "accuracy"
+
+    def __post_init__(self) -> None:
+        require_head(self.filters, self.dropout)
 
     @property
     def quantities(self) -> tuple[Quantity, ...]:

@@ -104,4 +104,12 @@ def require_labels(task: Task, data: LabelledData) -> None:
         raise InputError(f"task: {type(task).__name__} learns {task.labels} labels, {data.path} holds {data.kind}; choose another --task")
 
 
-__all__ = ["Interval", "Prepared", "PreparedSequences", "Task", "TaskModel", "require_labels"]
+def require_head(hidden: int, dropout: float) -> None:
+    """Raise InputError for a head that cannot be built."""
+    if hidden < 1:
+        raise InputError(f"task: {hidden} hidden units; give 1 or more")
+    if not 0 <= dropout < 1:
+        raise InputError(f"task.dropout: {dropout} must be in [0, 1)")
+
+
+__all__ = ["Interval", "Prepared", "PreparedSequences", "Task", "TaskModel", "require_head", "require_labels"]
