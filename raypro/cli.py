@@ -24,6 +24,7 @@ from raypro.data.label_commands import check_command as check_task_command
 from raypro.data.label_commands import import_command
 from raypro.data.label_commands import show_command as show_task_command
 from raypro.data.synthetic import build_synthetic
+from raypro.encoder_import import import_encoder_command
 from raypro.evaluate.alignment import read_alignment, read_contacts
 from raypro.experiment import AnyExperiment, Experiment, FineTuning
 from raypro.finetuning import labelled_steps
@@ -235,6 +236,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "task check": check_task_command,
     "tune": tune_command,
     "predict": predict_command,
+    "encoder import": import_encoder_command,
     "validate": validate_command,
     "contacts": contacts_command,
     "runs list": list_command,

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from raypro.cli import main
 from raypro.config import InputError
 from raypro.core.alphabet import CLS, PAD, SEP
 from raypro.core.encoders import cpcprot
@@ -14,6 +15,8 @@ from raypro.core.encoders.cpcprot import CPCPROT, GRU_LARGE, LSTM, ChannelNorm, 
 from raypro.core.gru import packed_gru
 from raypro.core.imports import read_cpcprot
 from raypro.core.reference.cpc import channel_norm, loop_vectors
+from raypro.finetuning import initial_model
+from raypro.presets import fine_tuning
 from tests.small import batch_of, random_sequences
 
 SMALL = CPCProtShape(embedding=4, filters=(6, 8), kernels=(3, 4))  # patches of 6
@@ -230,3 +233,19 @@ def test_missing_and_damaged_files_are_refused(tmp_path):
         (tmp_path / "bad.ckpt").write_bytes(content)
         with pytest.raises(InputError, match="bad.ckpt: damaged"):
             read_cpcprot(tmp_path / "bad.ckpt")
+
+
+def test_imported_weights_are_a_checkpoint_from_which_fine_tuning_starts(tmp_path, capsys):
+    encoder = CPCPROT.build()
+    torch.save(dict(published(encoder)), tmp_path / "best.ckpt")
+    with pytest.raises(SystemExit) as ended:
+        main(["encoder", "import", str(tmp_path / "best.ckpt"), "--out", str(tmp_path / "cpcprot"), "--from", "cpcprot"])
+    assert ended.value.code == 0
+    experiment = fine_tuning("stability", str(tmp_path / "cpcprot"), "data")
+    assert experiment.encoder == CPCPROT
+    model = initial_model(experiment)
+    for name, weight in encoder.state_dict().items():
+        assert torch.equal(model.encoder.state_dict()[name], weight)
+    with pytest.raises(SystemExit) as ended:
+        main(["encoder", "import", str(tmp_path / "best.ckpt"), "--out", str(tmp_path / "cpcprot")])
+    assert ended.value.code == 2 and "exists" in capsys.readouterr().err
