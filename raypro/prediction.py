@@ -94,7 +94,7 @@ def predict_command(
     begin = time.perf_counter()
     predict_file(loaded, device, sequences, sequence_column, limits, survey, out, token_budget)
     seconds = time.perf_counter() - begin
-    speed = f"{seconds:.1f} s on {_name(device)}, {survey.sequences / seconds:,.0f} a second"
+    speed = f"{seconds:.1f} s on {name_of(device)}, {survey.sequences / seconds:,.0f} a second"
     console.print(
         f"{survey.sequences:,} sequence{'s' * (survey.sequences > 1)} predicted in {speed}: {out}",
         soft_wrap=True,
@@ -102,7 +102,7 @@ def predict_command(
         markup=False,
     )
     if survey.rejected:
-        console.print(f"{_causes(survey)}; each is listed in {rejects}", soft_wrap=True, highlight=False, markup=False)
+        console.print(f"{causes_of(survey)}; each is listed in {rejects}", soft_wrap=True, highlight=False, markup=False)
 
 
 def find_checkpoint(model: str) -> Path:
@@ -155,7 +155,7 @@ def read_through(path: Path, sequence_column: str, limits: Limits, rejects: Path
                 writer = writer or stack.enter_context(TableWriter(rejects, REJECTS))
                 writer.write(rejected.to_pydict())
         if not survey.sequences:
-            raise InputError(f"{path}: no protein sequence in it ({_causes(survey) if survey.rejected else 'no record at all'})")
+            raise InputError(f"{path}: no protein sequence in it ({causes_of(survey) if survey.rejected else 'no record at all'})")
         _require_protein(path, survey)
     if not survey.rejected:
         rejects.unlink(missing_ok=True)  # of a table that is replaced
@@ -177,7 +177,7 @@ def predict_file(
         bar = progress.add_task("", total=survey.residues, rows=0)
         rows = 0
         for accepted, _ in read_sequences(path, sequence_column, limits):
-            for window in windows(accepted):
+            for window in windows(accepted, WINDOW_SEQUENCES, WINDOW_RESIDUES):
                 tokens, starts = tokenise(window["sequence"])
                 lengths = np.diff(starts, append=len(tokens))
                 try:
@@ -185,18 +185,18 @@ def predict_file(
                 except torch.OutOfMemoryError:
                     sizes = f"{token_budget} tokens at a time (the longest sequence here has {lengths.max()} residues)"
                     advice = "give a smaller --token-budget, or leave long sequences out by --max-length"
-                    raise InputError(f"{path}: not enough memory on {_name(device)} for {sizes}; {advice}") from None
+                    raise InputError(f"{path}: not enough memory on {name_of(device)} for {sizes}; {advice}") from None
                 writer.write({"id": window["id"].to_pylist(), **predicted})
                 rows += window.num_rows
                 progress.update(bar, advance=len(tokens), rows=rows)
 
 
-def windows(records: pa.Table) -> Iterator[pa.Table]:
-    """Cut records, in order, into parts of bounded numbers of sequences and residues (a longer sequence is one of its own)."""
+def windows(records: pa.Table, sequences: int, residues: int) -> Iterator[pa.Table]:
+    """Cut records, in order, into parts of about so many ``sequences`` and ``residues`` at most."""
     if not records.num_rows:
         return
     _, starts = tokenise(records["sequence"])
-    number = starts // WINDOW_RESIDUES + np.arange(records.num_rows) // WINDOW_SEQUENCES
+    number = starts // residues + np.arange(records.num_rows) // sequences
     cuts = [0, *(np.flatnonzero(np.diff(number)) + 1).tolist(), records.num_rows]
     for begin, end in zip(cuts, cuts[1:], strict=False):
         yield records.slice(begin, end - begin)
@@ -250,10 +250,12 @@ def _require_protein(path: Path, survey: Survey) -> None:
         raise InputError(f"{path}: DNA or RNA? {share} % of its letters are A, C, G, T, U or N; translate it: proteins are expected")
 
 
-def _causes(survey: Survey) -> str:
+def causes_of(survey: Survey) -> str:
+    """Return in words how many records were left out, and why."""
     parts = ", ".join(f"{count:,} {cause}" for cause, count in survey.rejected.most_common())
     return f"{survey.rejected.total():,} left out: {parts}"
 
 
-def _name(device: torch.device) -> str:
+def name_of(device: torch.device) -> str:
+    """Return what a person calls the device."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"a CPU with {torch.get_num_threads()} thread(s)"

@@ -51,6 +51,8 @@ class Limits:
 
     min_length: int = 1
     max_length: int | None = None
+    too_short: str = CAUSES[SHORT]
+    """The cause that is given for one that is shorter."""
 
 
 def clean(records: pa.Table, limits: Limits) -> tuple[pa.Table, pa.Table]:
@@ -79,7 +81,7 @@ def clean(records: pa.Table, limits: Limits) -> tuple[pa.Table, pa.Table]:
     if not causes.any():
         return records, REJECTS.empty_table()
     rejected = records.filter(pa.array(causes > 0))
-    names = pa.array(CAUSES).take(pa.array(causes[causes > 0]))
+    names = pa.array([*CAUSES[:SHORT], limits.too_short, *CAUSES[SHORT + 1 :]]).take(pa.array(causes[causes > 0]))
     return records.filter(pa.array(causes == 0)).combine_chunks(), pa.table([rejected["line"], rejected["id"], names], schema=REJECTS)
 
 

@@ -17,10 +17,10 @@ from raypro.config import InputError
 ENDINGS = (".parquet", ".csv", ".csv.gz", ".tsv", ".tsv.gz")
 
 
-def require_place(path: Path, overwrite: bool) -> None:
+def require_place(path: Path, overwrite: bool, endings: tuple[str, ...] = ENDINGS) -> None:
     """Raise InputError if no table can be written to ``path``: an unknown ending, no such folder, or a file that is to stay."""
-    if not path.name.endswith(ENDINGS):
-        raise InputError(f"{path}: unknown kind of table; end its name in {', '.join(ENDINGS)}")
+    if not path.name.endswith(endings):
+        raise InputError(f"{path}: unknown kind of table; end its name in {', '.join(endings)}")
     if not path.absolute().parent.is_dir():
         raise InputError(f"{path}: there is no folder {path.parent}; make it, or give another place")
     if path.is_dir():
