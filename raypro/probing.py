@@ -1,0 +1,182 @@
+"""``raypro evaluate``: an encoder's probes beside baselines, as a table, JSON, predictions and pictures, and in its run in MLflow."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from raypro.config import InputError
+from raypro.core import checkpoint
+from raypro.data.labelled import LabelledData
+from raypro.encoder import load_encoder
+from raypro.evaluate import probe_plots
+from raypro.evaluate.plots import save
+from raypro.outbox import Outbox
+from raypro.probe_tasks import FAMILIES, Evaluation, Finding, evaluate_families, evaluate_labelled, require_probe
+from raypro.tracking import send_pending
+
+RUN_FILE = "run.json"
+
+
+def evaluate_command(
+    encoder: Path,
+    probe: str,
+    data: Path,
+    pooling: str | None = None,
+    out: Path | None = None,
+    families: int = 50,
+    members: int = 120,
+    family_column: str = "family",
+    seed: int = 0,
+) -> None:
+    """Judge an encoder's vectors, as they are, by simple models on a task, beside random weights, one-hot residues and composition.
+
+    Classes: logistic regression and k nearest neighbours; numbers: linear regression and k nearest neighbours; residues: logistic
+    regression; families: the family of the nearest neighbour. Settings are chosen on validation.
+
+    Args:
+        encoder: a checkpoint (a folder step_... of a run, or an imported encoder).
+        probe: a task (stability, fluorescence, remote_homology, secondary_structure), a kind of labels of your own (regression,
+            classification, residue_classification), or families.
+        data: a folder that raypro task import made; for families a corpus, or a table with a column of families.
+        pooling: how the encoder makes one vector of a sequence; its default where missing.
+        out: folder for figures, predictions and pictures; probes/step_.../PROBE beside the checkpoint where missing.
+        families: families: how many to take, the largest.
+        members: families: distinct sequences of each; smaller families are not taken.
+        family_column: families: what proteins are grouped by: family, clan (superfamily) or taxon.
+        seed: of what is drawn: families, residues, random weights.
+    """
+    require_probe(probe)
+    loaded = load_encoder(encoder, "cuda" if torch.cuda.is_available() else "cpu")
+    if probe == FAMILIES:
+        found = evaluate_families(loaded, data, pooling, True, seed, families, members, family_column)
+    else:
+        found = evaluate_labelled(loaded, probe, LabelledData.open(data), pooling, True, seed)
+    folder = out.expanduser() if out else encoder.absolute().parent / "probes" / encoder.name / probe
+    pictures = folder / "pictures"
+    try:
+        pictures.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be made ({error.strerror}); give another folder by --out") from None
+    write_predictions(found, folder / "predictions.parquet")
+    about = {"encoder": str(encoder.absolute()), "data": str(data.absolute()), "seed": seed}
+    (folder / "probes.json").write_text(json.dumps({**about, **plain(found)}, indent=1) + "\n")
+    drawn = draw(found, pictures, seed)
+    console = Console()
+    print_table(found, f"{encoder.absolute().parent.name}/{encoder.name}", console)
+    for word, place in (("figures", folder / "probes.json"), ("predictions", folder / "predictions.parquet"), ("pictures", pictures)):
+        console.print(f"{word:12} {place}", soft_wrap=True, highlight=False)
+    log(found, encoder.absolute(), folder, drawn, console)
+
+
+def plain(found: Evaluation) -> dict[str, Any]:
+    """Return an evaluation's figures as plain values."""
+    return {
+        "probe": found.probe,
+        "primary": found.primary,
+        "fitted_to": found.train_size,
+        "predicted": {name: len(split.ids) for name, split in found.splits.items()},
+        "notes": found.notes,
+        "representations": {representation.name: representation.about for representation in found.representations},
+        "probes": [{name: value for name, value in vars(finding).items() if name != "predictions"} for finding in found.findings],
+    }
+
+
+def write_predictions(found: Evaluation, path: Path) -> None:
+    """Write every prediction of every probe: columns representation, probe, split, id, what is predicted and what is true."""
+    tables = []
+    for finding in found.findings:
+        for name, predictions in finding.predictions.items():
+            split = found.splits[name]
+            if found.task is None:
+                columns = {"predicted": [found.families[p] for p in predictions], "family": [found.families[p] for p in split.labels]}
+            else:
+                columns = found.task.columns(predictions, split)
+            ids = {"representation": finding.representation, "probe": finding.probe, "split": name}
+            tables.append(pa.table({**{key: [value] * len(split.ids) for key, value in ids.items()}, "id": split.ids, **columns}))
+    pq.write_table(pa.concat_tables(tables), path, compression="zstd")
+
+
+def draw(found: Evaluation, folder: Path, seed: int) -> list[Path]:
+    """Draw all probes beside one another, the encoder's best (on validation) on each test split, and proteins of the first one by t-SNE."""
+    tests = [name for name in found.splits if name != "valid"] or list(found.splits)
+    panels = [(split, [_row(finding, split, found.primary) for finding in found.findings]) for split in tests]
+    paths = [save(probe_plots.beside_baselines(panels, found.primary, f"Probes: {found.probe}"), folder / "beside_baselines.png")]
+    if found.task is not None:
+        own = [finding for finding in found.findings if finding.representation == found.representations[0].name]
+        best = max(own, key=lambda finding: finding.tried[finding.setting])
+        for split in tests:
+            paths += found.task.pictures(best.predictions[split], found.splits[split], folder, split)
+    if found.task is None or found.task.labels == "regression":
+        paths.append(draw_map(found, tests[0], folder / f"tsne_{tests[0]}.png", seed))
+    return paths
+
+
+def draw_map(found: Evaluation, split: str, path: Path, seed: int) -> Path:
+    """Draw t-SNE of a split's proteins, one-hot against the encoder, coloured by what is to be told (Figures 3 and 4 of the paper)."""
+    shown = found.splits[split].some(probe_plots.MOST_POINTS, seed)
+    named = {representation.name: representation for representation in found.representations}
+    maps = [(r.name, probe_plots.lay_out(r.of_sequences(shown.sequences), seed)) for r in (named["one-hot"], found.representations[0])]
+    title = f"t-SNE of {len(shown.ids):,} proteins of {split}, {found.probe}"
+    if found.task is None:
+        return save(probe_plots.family_maps(maps, np.array(shown.labels), found.families, title), path)
+    return save(probe_plots.value_maps(maps, np.array(shown.labels), found.probe, title), path)
+
+
+def _row(finding: Finding, split: str, metric: str) -> probe_plots.Row:
+    return (finding.representation, finding.probe, finding.scores[split][metric], *finding.intervals[split][metric])
+
+
+def table_of(found: Evaluation) -> tuple[list[str], list[list[str]]]:
+    """Return the names of the columns and the rows of the table that a person looks at."""
+    tests = [name for name in found.splits if name != "valid"]
+    columns = [(split, metric) for split in tests for metric in found.findings[0].intervals[split]]
+    if "valid" in found.splits:
+        columns.insert(0, ("valid", found.primary))
+    rows = []
+    for finding in found.findings:
+        cells = [f"{finding.scores[s][m]:.3f} ({finding.intervals[s][m][0]:.3f} to {finding.intervals[s][m][1]:.3f})" for s, m in columns]
+        rows.append([finding.representation, finding.probe, finding.setting or "-", *cells])
+    return ["vectors", "probe", "chosen", *(f"{split}: {metric.replace('_', ' ')}" for split, metric in columns)], rows
+
+
+def print_table(found: Evaluation, encoder: str, console: Console) -> None:
+    """Print the table, how each representation is made, and what a person should know."""
+    names, rows = table_of(found)
+    table = Table(*names, title=f"{found.probe}: probes of {encoder}; 95 % intervals", title_justify="left")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    for line in said(found):
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+def said(found: Evaluation) -> list[str]:
+    """Return what stands under the table, a line each."""
+    stopped = [f"{f.representation}, {f.probe} ({f.setting}): {f.note}" for f in found.findings if f.note]
+    return [*(f"{r.name}: {r.about}" for r in found.representations), *found.notes, *stopped]
+
+
+def log(found: Evaluation, path: Path, folder: Path, pictures: list[Path], console: Console) -> None:
+    """Add the figures to the run that the checkpoint lies in, if it lies in one: metrics, the table, JSON and pictures."""
+    run = path.parent
+    if not (run / RUN_FILE).is_file():
+        return
+    outbox, place = Outbox(run, "probes"), f"probes/{path.name}/{found.probe}"
+    outbox.metrics(checkpoint.load(path).step, {f"probe_{found.probe}/{name}": value for name, value in found.metrics.items()})
+    names, rows = table_of(found)
+    lines = [f"| {' | '.join(row)} |" for row in (names, ["---"] * len(names), *rows)]
+    outbox.text(f"{place}/table.md", "\n".join([*lines, "", *(f"- {line}" for line in said(found))]) + "\n")
+    for artifact in (folder / "probes.json", *pictures):
+        outbox.artifact(artifact, place)
+    outbox.close()
+    try:
+        send_pending(run)
+    except InputError as error:
+        console.print(f"not in MLflow yet: {error}; raypro runs sync {run.name} sends it", soft_wrap=True, highlight=False)

@@ -1,0 +1,173 @@
+"""What probes look at: an encoder's vectors, and what they have to beat: random weights, one-hot residues, the composition.
+
+Legend: n sequences, L residues of one, D width, W = 21 types of residue.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+
+from raypro.config import InputError
+from raypro.core.random import seed_of
+from raypro.encoder import LoadedEncoder
+from raypro.evaluate.baselines import TYPES, one_hot, residue_types
+from raypro.evaluate.probes import Vectors
+
+CHUNK = 1024
+"""Sequences that are embedded between two looks at the progress bar."""
+WINDOW = 11
+"""Residues around one that the baselines of residues see: as many as a patch of CPCProt has."""
+MOST_POSITIONS = 512
+"""Residues beyond this position are cut off in one-hot vectors."""
+MOST_WEIGHTS = 1_000_000
+"""One-hot vectors are cut further where a linear probe would have more weights than this: 39 residues for 1,195 classes."""
+
+
+class Representation(Protocol):
+    """A way from sequences to vectors."""
+
+    name: str
+    """What it is called in tables."""
+    about: str
+    """How it is made, as a sentence."""
+
+    def of_sequences(self, sequences: Sequence[str]) -> Vectors:
+        """Return one vector [n, D] a sequence."""
+
+    def of_residues(self, sequences: Sequence[str]) -> list[NDArray[np.float32]]:
+        """Return one vector [L, D] a residue of each sequence."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The vectors of an encoder."""
+
+    name: str
+    about: str
+    encoder: LoadedEncoder
+    pooling: str
+
+    def of_sequences(self, sequences: Sequence[str]) -> Vectors:
+        """Return the pooled vectors [n, D], with a progress bar where there are many."""
+        starts = range(0, len(sequences), CHUNK)
+        shown = track(starts, f"embedding: {self.name}", transient=True, disable=len(starts) < 2, console=Console(stderr=True))
+        parts = [self.encoder.embed(sequences[at : at + CHUNK], self.pooling) for at in shown]
+        return _finite(np.concatenate([np.zeros((0, self.encoder.width), np.float32), *parts]))
+
+    def of_residues(self, sequences: Sequence[str]) -> list[NDArray[np.float32]]:
+        """Return the residues' vectors."""
+        return [_finite(vectors) for vectors in self.encoder.embed_residues(sequences)]
+
+
+@dataclass(frozen=True)
+class OneHot:
+    """Which residue is where, as it is: positions side by side for a sequence, a window of :data:`WINDOW` around a residue."""
+
+    positions: int
+    """Residues of a sequence that are looked at; a shorter one has zeros behind its end."""
+    name: str = "one-hot"
+
+    @property
+    def about(self) -> str:
+        """How it is made."""
+        return f"of a sequence its first {self.positions} residues, position by position; of a residue the {WINDOW} around it"
+
+    def of_sequences(self, sequences: Sequence[str]) -> Vectors:
+        """Return a sparse matrix [n, positions x W]."""
+        return one_hot(sequences, self.positions)
+
+    def of_residues(self, sequences: Sequence[str]) -> list[NDArray[np.float32]]:
+        """Return [L, WINDOW x W] of each sequence; zeros beyond its ends."""
+        return [_windows(sequence).reshape(len(sequence), -1) for sequence in sequences]
+
+
+@dataclass(frozen=True)
+class Composition:
+    """How frequent each type of residue is: in a sequence, or in the :data:`WINDOW` residues around one."""
+
+    name: str = "composition"
+    about: str = f"the shares of {TYPES} types of residue, in the sequence or in the {WINDOW} residues around one"
+
+    def of_sequences(self, sequences: Sequence[str]) -> Vectors:
+        """Return the shares [n, W]."""
+        counts = [np.bincount(residue_types(sequence), minlength=TYPES) / max(1, len(sequence)) for sequence in sequences]
+        return np.array(counts, np.float32).reshape(-1, TYPES)
+
+    def of_residues(self, sequences: Sequence[str]) -> list[NDArray[np.float32]]:
+        """Return the shares [L, W] in the window around each residue, of those that are within the sequence."""
+        sums = (_windows(sequence).sum(axis=1) for sequence in sequences)
+        return [counts / counts.sum(axis=1, keepdims=True) for counts in sums]
+
+
+def random_weights(encoder: LoadedEncoder, seed: int = 0) -> LoadedEncoder:
+    """Return an encoder of the same shape, on the same device, with weights drawn by ``seed`` alone."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed_of(seed, 0))
+        module = encoder.shape.build()
+    return LoadedEncoder(module.eval().requires_grad_(False).to(encoder.device), encoder.shape, encoder.device)
+
+
+def with_baselines(encoder: LoadedEncoder, pooling: str | None, longest: int, outputs: int, seed: int = 0) -> list[Representation]:
+    """Return an encoder's representation, the first, and its baselines.
+
+    Args:
+        encoder: the encoder that is judged.
+        pooling: how it makes one vector of a sequence; None: its default.
+        longest: residues of the longest training sequence.
+        outputs: classes, or 1 for a number: one-hot vectors are cut at :data:`MOST_WEIGHTS` weights.
+        seed: of the random weights.
+
+    Raises:
+        InputError: the encoder has no such pooling.
+    """
+    chosen = encoder.pooling_or_default(pooling)
+    random = random_weights(encoder, seed)
+    return [
+        Encoded("this encoder", f"its weights stay as they are; {chosen} of a sequence", encoder, chosen),
+        Encoded("random weights", f"an encoder of the same shape and pooling, its weights drawn with seed {seed}", random, chosen),
+        OneHot(min(longest, MOST_POSITIONS, max(1, MOST_WEIGHTS // (TYPES * outputs)))),
+        Composition(),
+    ]
+
+
+def residue_chunks(sequences: Sequence[str], residues: int = 32_768) -> Iterator[slice]:
+    """Yield slices of the sequences, in order, of at most ``residues`` residues each, or of one longer sequence."""
+    begin = total = 0
+    for row, sequence in enumerate(sequences):
+        if total and total + len(sequence) > residues:
+            yield slice(begin, row)
+            begin, total = row, 0
+        total += len(sequence)
+    if begin < len(sequences):
+        yield slice(begin, len(sequences))
+
+
+def map_residues(
+    representation: Representation, sequences: Sequence[str], function: Callable[[int, NDArray[np.float32]], Any]
+) -> list[Any]:
+    """Return ``function(row, vectors [L, D])`` of every sequence, the vectors of few of them in memory at a time."""
+    found = []
+    for part in residue_chunks(sequences):
+        vectors = representation.of_residues(sequences[part])
+        found += [function(part.start + i, of_one) for i, of_one in enumerate(vectors)]
+    return found
+
+
+def _windows(sequence: str) -> NDArray[np.float32]:
+    """Return [L, WINDOW, W]: the one-hot types of the residues around each."""
+    half = WINDOW // 2
+    table = np.eye(TYPES + 1, TYPES, dtype=np.float32)  # the last row, all zero, is what lies beyond the ends
+    return table[sliding_window_view(np.pad(residue_types(sequence), half, constant_values=TYPES), WINDOW)]
+
+
+def _finite(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    if not np.isfinite(vectors).all():
+        raise InputError("the encoder gives vectors that are not finite numbers: its weights are damaged; take another checkpoint")
+    return vectors
