@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, issparse
+from sklearn import config_context
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
@@ -35,6 +36,8 @@ NEIGHBOURS: tuple[int, ...] = (1, 5, 10)
 WORK = 2e12
 """Most arithmetic of one logistic regression, in floating-point operations: a minute or two on two cores."""
 LEAST_ITERATIONS, MOST_ITERATIONS = 10, 1000
+DISTANCES_MB = 128
+"""Most memory of the distances that are computed at once where vectors are sparse; their order takes as much again."""
 
 
 @dataclass(frozen=True)
@@ -152,12 +155,13 @@ def _logistic(train: Vectors, labels: NDArray[np.integer], classes: int) -> Iter
 def _neighbour_classes(train: Vectors, labels: NDArray[np.integer], classes: int) -> Iterator[_Candidate]:
     for k in _possible(train):
         model = _scaled(train, KNeighborsClassifier(k, algorithm="brute")).fit(train, labels)
-        yield _Candidate(f"k = {k}", _scores_of(model, classes))
+        yield _Candidate(f"k = {k}", _in_little_memory(_scores_of(model, classes)))
 
 
 def _neighbour_values(train: Vectors, values: NDArray[np.floating]) -> Iterator[_Candidate]:
     for k in _possible(train):
-        yield _Candidate(f"k = {k}", _scaled(train, KNeighborsRegressor(k, algorithm="brute")).fit(train, values).predict)
+        model = _scaled(train, KNeighborsRegressor(k, algorithm="brute")).fit(train, values)
+        yield _Candidate(f"k = {k}", _in_little_memory(model.predict))
 
 
 def _possible(train: Vectors) -> list[int]:
@@ -173,6 +177,14 @@ def _scores_of(model: Pipeline, classes: int) -> Predict:
         return scores
 
     return predict
+
+
+def _in_little_memory(predict: Predict) -> Predict:
+    def bounded(x: Vectors) -> NDArray[np.floating]:
+        with config_context(working_memory=DISTANCES_MB):
+            return predict(x)
+
+    return bounded
 
 
 def _best(method: str, candidates: Iterable[_Candidate], judge: Callable[[Predict], float]) -> Probe:

@@ -1,0 +1,342 @@
+"""``raypro evaluate``: an encoder beside its baselines; what may choose; what is written; what is refused."""
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from raypro import probe_tasks, probing, representations
+from raypro.cli import command_main
+from raypro.config import InputError
+from raypro.core.alphabet import STANDARD
+from raypro.core.encoders.cpcprot import CPCProtShape
+from raypro.core.encoders.onehot import OneHotShape
+from raypro.data.labelled import LabelledData
+from raypro.encoder import LoadedEncoder, load_encoder
+from raypro.evaluate import probe_plots
+from raypro.evaluate.baselines import TYPES
+from raypro.outbox import read_records
+from raypro.probe_tasks import PROBES, evaluate_families, evaluate_labelled
+from raypro.probing import evaluate_command, said
+from raypro.representations import WINDOW, Composition, Encoded, OneHot, random_weights, residue_chunks, with_baselines
+from tests.fine_tuned import save_model
+from tests.small import TINY, hydrophobic_share, random_sequences, write_labelled
+
+HYDROPHOBIC = "AILMFVWY"
+NAMES = ["this encoder", "random weights", "one-hot", "composition"]
+SIZES = {"train": 60, "valid": 20, "test": 20}
+PATCHES = CPCProtShape(embedding=4, filters=(6, 8), kernels=(4, 8))
+
+
+def encoder_of(shape: Any = TINY, seed: int = 3) -> LoadedEncoder:
+    torch.manual_seed(seed)
+    return LoadedEncoder(shape.build().eval(), shape, torch.device("cpu"))
+
+
+def classes_of(folder: Path, sizes: dict[str, int] = SIZES) -> LabelledData:
+    """Proteins rich in hydrophobic residues, or not."""
+    splits = {}
+    for number, (split, size) in enumerate(sizes.items()):
+        sequences = random_sequences(size, 12, 40, seed=number)
+        rich = ["rich" if sum(c in HYDROPHOBIC for c in s) / len(s) > 0.4 else "poor" for s in sequences]
+        splits[split] = {"sequence": sequences, "label": rich}
+    return write_labelled(folder, "classification", splits, ("poor", "rich"))
+
+
+def residues_of(folder: Path, sizes: dict[str, int] = SIZES) -> LabelledData:
+    """H for a residue after a hydrophobic one, E for others, the first residue not scored."""
+    splits = {}
+    for number, (split, size) in enumerate(sizes.items()):
+        sequences = random_sequences(size, 12, 40, seed=number)
+        labels = ["-" + "".join("H" if c in HYDROPHOBIC else "E" for c in s[:-1]) for s in sequences]
+        splits[split] = {"sequence": sequences, "label": labels}
+    return write_labelled(folder, "residue_classification", splits, ("H", "E"))
+
+
+def family_table(path: Path, families: int = 4, members: int = 10) -> Path:
+    """Families of few letters each: the composition tells them apart."""
+    rng, rows = np.random.default_rng(0), ["id\tfamily\tsequence"]
+    for number in range(families):
+        letters = list(STANDARD[4 * number : 4 * number + 5])
+        rows += [f"p{number}_{i}\tf{number}\t{''.join(rng.choice(letters, 30))}" for i in range(members)]
+    path.write_text("\n".join(rows) + "\n")
+    return path
+
+
+def test_numbers_have_two_probes_of_each_representation(tmp_path: Path) -> None:
+    found = evaluate_labelled(encoder_of(), "regression", hydrophobic_share(tmp_path / "data", SIZES))
+    assert [(f.representation, f.probe) for f in found.findings] == [
+        (name, probe) for name in NAMES for probe in ("linear regression", "k nearest neighbours")
+    ]
+    for finding in found.findings:
+        assert set(finding.scores) == set(finding.intervals) == {"valid", "test"} and len(finding.predictions["test"]) == 20
+        for metric in ("spearman", "mse"):
+            low, high = finding.intervals["test"][metric]
+            assert low <= finding.scores["test"][metric] <= high
+    assert found.findings[6].scores["test"]["spearman"] > 0.99  # the label is a linear function of the composition
+    assert {"linear_regression_spearman_test", "k_nearest_neighbours_mse_valid"} <= set(found.metrics)
+    assert found.metrics["linear_regression_mse_test"] == found.findings[0].scores["test"]["mse"]
+
+
+def test_without_baselines_only_the_encoder_is_probed(tmp_path: Path) -> None:
+    found = evaluate_labelled(encoder_of(), "classification", classes_of(tmp_path / "data"), baselines=False)
+    assert {finding.representation for finding in found.findings} == {"this encoder"}
+
+
+@pytest.mark.parametrize("kind", ["regression", "classification", "residue_classification"])
+def test_the_mean_of_one_hot_residues_is_the_composition(kind: str, tmp_path: Path) -> None:
+    """An encoder that passes residues through, pooled by the mean, finds what the composition finds; of a residue, less."""
+    make = {"regression": hydrophobic_share, "classification": classes_of, "residue_classification": residues_of}[kind]
+    found = evaluate_labelled(encoder_of(OneHotShape()), kind, make(tmp_path / "data", SIZES))
+    own, last = ([f for f in found.findings if f.representation == name] for name in ("this encoder", "composition"))
+    if kind == "residue_classification":
+        by_name = {f.representation: f.scores["test"]["accuracy"] for f in found.findings}
+        assert by_name["one-hot"] == 1.0 > by_name["composition"] > by_name["this encoder"]
+        return
+    for one, other in zip(own, last, strict=True):
+        assert one.setting == other.setting
+        for metric, value in one.scores["test"].items():
+            assert value == pytest.approx(other.scores["test"][metric], abs=1e-4), metric
+
+
+@pytest.mark.parametrize(("kind", "make"), [("classification", classes_of), ("residue_classification", residues_of)])
+def test_nothing_of_the_test_split_reaches_fit_or_choice(kind: str, make: Any, tmp_path: Path) -> None:
+    whole = make(tmp_path / "a", SIZES)
+    other = make(tmp_path / "b", SIZES)
+    columns = pq.read_table(other.path / "test.parquet").to_pydict()
+    swap = str.maketrans("HE", "EH") if kind != "classification" else {}
+    labels = [{"rich": "poor", "poor": "rich"}.get(label, label.translate(swap)) for label in columns["label"]]
+    parts = {s: pq.read_table(other.path / f"{s}.parquet").select(["sequence", "label"]).to_pydict() for s in ("train", "valid")}
+    parts["test"] = {"sequence": columns["sequence"], "label": labels}
+    changed = write_labelled(tmp_path / "c", kind, parts, other.manifest.classes)
+    one, two = (evaluate_labelled(encoder_of(), kind, data) for data in (whole, changed))
+    for a, b in zip(one.findings, two.findings, strict=True):
+        assert (a.setting, a.tried) == (b.setting, b.tried)
+        assert all(np.array_equal(p, q) for p, q in zip(a.predictions["test"], b.predictions["test"], strict=True))
+        assert a.scores["valid"] == b.scores["valid"] and a.scores["test"] != b.scores["test"]
+
+
+def test_residues_are_those_of_scikit_learn_by_hand(tmp_path: Path) -> None:
+    """One-hot windows filled in loops, standardised, a logistic regression: the same choice and the same probabilities."""
+    data = residues_of(tmp_path / "data")
+    found = {f.representation: f for f in evaluate_labelled(encoder_of(), "secondary_structure", data).findings}["one-hot"]
+    rows: dict[str, list[Any]] = {}
+    for split in ("train", "valid", "test"):
+        examples = data.read(split)
+        for sequence, label in zip(examples.sequences, examples.labels, strict=True):
+            for place in range(len(sequence)):
+                x = np.zeros((WINDOW, TYPES))
+                for offset in range(WINDOW):
+                    at = place + offset - WINDOW // 2
+                    if 0 <= at < len(sequence):
+                        x[offset, STANDARD.index(sequence[at])] = 1
+                if label[place] >= 0:
+                    rows.setdefault(split, []).append((x.reshape(-1), label[place]))
+    (x, y), (v, vy), (t, _) = ((np.array([x for x, _ in part]), np.array([y for _, y in part])) for part in rows.values())
+    scaler = StandardScaler().fit(x)
+    models = {c: LogisticRegression(C=c, max_iter=1000).fit(scaler.transform(x), y) for c in (1.0, 0.01, 0.0001)}
+    accuracy = {f"C = {c:g}": model.score(scaler.transform(v), vy) for c, model in models.items()}
+    assert found.tried == pytest.approx(accuracy) and found.setting == max(accuracy, key=lambda c: accuracy[c])
+    expected = models[float(found.setting.split()[-1])].predict_proba(scaler.transform(t))
+    predicted = np.concatenate([p[1:] for p in found.predictions["test"]])  # of each protein the first residue is not scored
+    np.testing.assert_allclose(predicted, expected, atol=5e-3)
+
+
+def test_residues_that_are_fitted_are_bounded_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, most in (("TRAIN_PROTEINS", 30), ("VALID_PROTEINS", 7), ("TRAIN_RESIDUES", 200)):
+        monkeypatch.setattr(probe_tasks, name, most)
+    found = evaluate_labelled(encoder_of(), "residue_classification", residues_of(tmp_path / "data"))
+    assert found.train_size == 200 and "fitted to 200 residues of 30 training proteins, chosen by 7" in found.notes
+    assert len(found.splits["valid"].ids) == 7 and len(found.splits["test"].ids) == 20
+
+
+def test_what_is_shorter_than_a_patch_is_left_out_everywhere_and_said(tmp_path: Path) -> None:
+    sequences = random_sequences(30, 12, 40)
+    splits = {split: {"sequence": [*sequences, "ACD"], "label": [float(len(s)) for s in sequences] + [9.0]} for split in SIZES}
+    found = evaluate_labelled(encoder_of(PATCHES), "stability", write_labelled(tmp_path / "data", "regression", splits))
+    assert "test: 1 sequences shorter than 11 residues left out: the encoder has no vector for it" not in found.notes
+    assert "test: 1 sequences shorter than 11 residues left out: the encoder has no vector for them" in found.notes
+    assert {len(f.predictions["test"]) for f in found.findings} == {30} and found.train_size == 30
+    too_short = write_labelled(tmp_path / "short", "regression", {s: {"sequence": ["ACD"], "label": [1.0]} for s in SIZES})
+    with pytest.raises(InputError, match="train: no sequence of 11 residues or more"):
+        evaluate_labelled(encoder_of(PATCHES), "stability", too_short)
+
+
+def test_families_are_asked_of_the_nearest_neighbour(tmp_path: Path) -> None:
+    found = evaluate_families(encoder_of(OneHotShape()), family_table(tmp_path / "f.tsv"), members=10)
+    accuracy = {f.representation: f.scores["test"]["accuracy"] for f in found.findings}
+    assert list(accuracy) == NAMES and accuracy["this encoder"] == accuracy["composition"] == 1.0
+    assert found.train_size == 28 and len(found.splits["test"].ids) == 12
+    assert found.notes[0].startswith("the 4 largest families (no more have 10 distinct sequences)") and "by chance 0.250" in found.notes[0]
+    for finding in found.findings:
+        hits = np.array(finding.predictions["test"]) == np.array(found.splits["test"].labels)
+        assert finding.scores["test"]["accuracy"] == hits.mean()
+
+
+def test_one_hot_and_composition_by_hand() -> None:
+    one_hot = OneHot(2).of_sequences(["CA", "A"]).toarray()
+    assert one_hot.shape == (2, 2 * TYPES) and np.argwhere(one_hot).tolist() == [[0, 1], [0, TYPES], [1, 0]]
+    (windows,) = OneHot(2).of_residues(["CAX"])
+    half = WINDOW // 2
+    expected = [[(half - r + p) * TYPES + kind for p, kind in enumerate((1, 0, TYPES - 1))] for r in range(3)]
+    assert [np.flatnonzero(row).tolist() for row in windows] == [sorted(places) for places in expected]
+    shares = Composition().of_sequences(["CAAX", "A"])
+    assert shares[0, [0, 1, TYPES - 1]].tolist() == [0.5, 0.25, 0.25] and shares.sum() == 2.0
+    (around,) = Composition().of_residues(["A" * half + "C" + "D" * 20])
+    assert around[0, :3].tolist() == pytest.approx([half / (half + 1), 1 / (half + 1), 0.0])
+    assert around[half, :3].tolist() == pytest.approx([half / WINDOW, 1 / WINDOW, half / WINDOW])
+
+
+def test_random_weights_are_the_seeds_and_not_the_encoders() -> None:
+    encoder, sequences = encoder_of(), random_sequences(3, 10, 20)
+    before = torch.random.get_rng_state()
+    one, again, other = (random_weights(encoder, seed).embed(sequences) for seed in (1, 1, 2))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert np.array_equal(one, again) and not np.allclose(one, other, atol=1e-3) and one.shape == encoder.embed(sequences).shape
+    assert not np.allclose(one, encoder.embed(sequences), atol=1e-3)
+
+
+def test_one_hot_is_cut_where_a_probe_would_have_too_many_weights() -> None:
+    positions = [
+        with_baselines(encoder_of(), None, longest, outputs)[2].positions for longest, outputs in [(50, 1), (9999, 1), (9999, 1195)]
+    ]
+    assert positions == [50, 512, 39]
+
+
+def test_chunks_hold_all_sequences_in_order_and_few_residues(monkeypatch: pytest.MonkeyPatch) -> None:
+    sequences = random_sequences(40, 1, 30) + ["A" * 500]
+    parts = [sequences[part] for part in residue_chunks(sequences, 60)]
+    assert [s for part in parts for s in part] == sequences
+    assert all(sum(map(len, part)) <= 60 or len(part) == 1 for part in parts) and list(residue_chunks([])) == []
+    monkeypatch.setattr(representations, "CHUNK", 7)
+    encoder = encoder_of()
+    np.testing.assert_allclose(Encoded("", "", encoder, "mean").of_sequences(sequences), encoder.embed(sequences), atol=1e-5)
+
+
+def evaluated(tmp_path: Path, probe: str, **options: Any) -> tuple[Path, Path]:
+    """Evaluate a model of a run; return the folder of what was found, and the run's."""
+    run = tmp_path / "run"
+    data = family_table(tmp_path / "f.tsv") if probe == "families" else None
+    if data is None:
+        make = {"stability": hydrophobic_share, "remote_homology": classes_of, "secondary_structure": residues_of}[probe]
+        data = make(tmp_path / "data", SIZES).path
+    checkpoint = save_model(run)
+    (run / "run.json").write_text("{}")
+    evaluate_command(checkpoint, probe, data, **options)
+    return options.get("out") or run / "probes" / checkpoint.name / probe, run
+
+
+@pytest.mark.parametrize("probe", ["stability", "remote_homology", "secondary_structure", "families"])
+def test_the_command_writes_figures_predictions_pictures_and_the_outbox(
+    probe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sent: list[Path] = []
+    monkeypatch.setattr(probing, "send_pending", sent.append)
+    monkeypatch.setattr(probe_plots, "MOST_POINTS", 15)
+    folder, run = evaluated(tmp_path, probe, members=10)
+    figures = json.loads((folder / "probes.json").read_text())
+    assert figures["probe"] == probe and {p["representation"] for p in figures["probes"]} == set(NAMES) == set(figures["representations"])
+    table = pq.read_table(folder / "predictions.parquet")
+    rows = sum(figures["predicted"].values()) * len(figures["probes"])
+    assert table.num_rows == rows and {"representation", "probe", "split", "id", "predicted"} < set(table.column_names)
+    pictures = {path.name for path in (folder / "pictures").iterdir()}
+    expected = {"stability": {"tsne_test.png", "scatter_test.png"}, "families": {"tsne_test.png"}}
+    assert pictures == {"beside_baselines.png"} | expected.get(probe, {"confusion_test.png"})
+    records = [record for record, _ in read_records(run / "tracking" / "outbox-probes.jsonl", 0) if record]
+    assert [record["step"] for record in records if record["kind"] == "metrics"] == [3] and sent == [run]
+    assert all(name.startswith(f"probe_{probe}/") for name in records[0]["values"])
+    assert {Path(record["path"]).name for record in records if record["kind"] == "artifact"} == {"probes.json"} | pictures
+    (text,) = (record["text"] for record in records if record["kind"] == "text")
+    assert text.count("| random weights |") == len(figures["probes"]) // 4
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in NAMES) and str(folder / "predictions.parquet") in shown
+
+
+def test_a_server_that_does_not_answer_leaves_the_figures_for_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(run: Path) -> None:
+        raise InputError("no answer")
+
+    monkeypatch.setattr(probing, "send_pending", refuse)
+    folder, _ = evaluated(tmp_path, "families", members=10, out=tmp_path / "out")
+    assert folder == tmp_path / "out" and (folder / "probes.json").is_file()
+    assert "not in MLflow yet: no answer; raypro runs sync run sends it" in capsys.readouterr().out
+
+
+def test_a_checkpoint_of_no_run_has_no_outbox(tmp_path: Path) -> None:
+    checkpoint = save_model(tmp_path / "alone")
+    evaluate_command(checkpoint, "families", family_table(tmp_path / "f.tsv"), out=tmp_path / "out", members=10)
+    assert not (tmp_path / "alone" / "tracking").exists() and (tmp_path / "out" / "probes.json").is_file()
+
+
+def test_what_did_not_converge_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raypro.evaluate.probes.MOST_ITERATIONS", 1)
+    monkeypatch.setattr("raypro.evaluate.probes.LEAST_ITERATIONS", 1)
+    found = evaluate_labelled(encoder_of(), "classification", classes_of(tmp_path / "data"))
+    assert any("this encoder, logistic regression (C = " in line and "not converged after 1 iterations" in line for line in said(found))
+
+
+def test_the_job_evaluates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parent.parent / "jobs"))
+    assert importlib.import_module("evaluate").evaluate_command is evaluate_command
+    args = ["--encoder", str(save_model(tmp_path / "run")), "--probe", "families", "--data", str(family_table(tmp_path / "f.tsv"))]
+    command_main(evaluate_command, [*args, "--members", "10", "--families", "3", "--out", str(tmp_path / "out")])
+    assert json.loads((tmp_path / "out" / "probes.json").read_text())["notes"][0].startswith("the 3 largest families, 10 sequences")
+
+
+def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    encoder, data = save_model(tmp_path / "run"), hydrophobic_share(tmp_path / "data", SIZES).path
+    no_valid = hydrophobic_share(tmp_path / "no_valid", {"train": 5, "test": 5}).path
+    (tmp_path / "plain.tsv").write_text("id\tsequence\np\tACDEF\n")
+    for probe, where, options, message in [
+        ("stabilty", data, [], "--probe stabilty: no such probe; did you mean stability?"),
+        ("contacts", data, [], "--probe contacts: no such probe"),
+        ("remote_homology", data, [], "--probe remote_homology: needs classification labels"),
+        ("stability", no_valid, [], "no valid split; probes are fitted to train and chosen by valid"),
+        ("stability", tmp_path / "nothing", [], "nothing: no such folder of labelled data"),
+        ("stability", data, ["--pooling", "c_final"], "pooling: 'c_final' is none of this encoder's"),
+        ("families", tmp_path / "plain.tsv", [], "plain.tsv: no protein in it has a family"),
+        ("families", tmp_path / "plain.tsv", ["--family-column", "fold"], "--family-column fold: proteins are grouped by"),
+    ]:
+        with pytest.raises(SystemExit) as stopped:
+            command_main(evaluate_command, ["--encoder", str(encoder), "--probe", probe, "--data", str(where), *options])
+        error = capsys.readouterr().err
+        assert stopped.value.code == 2 and message in error and error.count("\n") == 1, error
+    assert "contacts" not in PROBES
+    with pytest.raises(InputError, match="not a checkpoint"):
+        evaluate_command(tmp_path, "stability", data)
+
+
+def test_weights_that_are_no_numbers_are_one_line(tmp_path: Path) -> None:
+    encoder = load_encoder(save_model(tmp_path / "run"))
+    next(encoder.module.parameters()).data.fill_(float("nan"))
+    with pytest.raises(InputError, match="not finite numbers"):
+        evaluate_labelled(encoder, "regression", hydrophobic_share(tmp_path / "data", SIZES))
+
+
+def test_a_layout_is_its_seeds_and_takes_vectors_of_any_kind() -> None:
+    rng = np.random.default_rng(0)
+    vectors = np.concatenate([rng.normal(size=(20, 5)), rng.normal(size=(20, 5)) + 30])
+    places = probe_plots.lay_out(vectors, seed=1)
+    assert places.shape == (40, 2) and np.array_equal(places, probe_plots.lay_out(vectors, seed=1))
+    apart = np.linalg.norm(places[:, None] - places[None], axis=2) + np.diag(np.full(40, np.inf))
+    assert ((apart.argmin(axis=1) < 20) == (np.arange(40) < 20)).all()  # every one's neighbour is of its own group
+    assert probe_plots.lay_out(OneHot(5).of_sequences(random_sequences(10, 3, 8))).shape == (10, 2)
+    assert not probe_plots.lay_out(np.ones((5, 3))).any()
+    with pytest.raises(ValueError, match="expected 3 to"):
+        probe_plots.lay_out(vectors[:2])
+
+
+def test_fifty_families_are_told_apart() -> None:
+    names = [f"f{i}" for i in range(50)]
+    figure = probe_plots.family_maps([("a", np.random.default_rng(0).normal(size=(100, 2)))], np.arange(100) % 50, names, "all")
+    looks = {(c.get_facecolor().tobytes(), c.get_paths()[0].vertices.tobytes()) for c in figure.axes[0].collections}
+    assert len(looks) == 50 and len(figure.legends[0].get_texts()) == 50
