@@ -86,6 +86,12 @@ class Evaluation:
     """Names of the families, in the order of the labels."""
 
     @property
+    def about(self) -> dict[str, str]:
+        """How each representation is made."""
+        residues = isinstance(self.task, ResidueClassification)
+        return {representation.name: representation.about(residues) for representation in self.representations}
+
+    @property
     def metrics(self) -> Metrics:
         """The figures of the encoder itself: ``<probe>_<metric>_<split>``."""
         own = [finding for finding in self.findings if finding.representation == self.representations[0].name]

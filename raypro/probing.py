@@ -83,7 +83,7 @@ def plain(found: Evaluation) -> dict[str, Any]:
         "fitted_to": found.train_size,
         "predicted": {name: len(split.ids) for name, split in found.splits.items()},
         "notes": found.notes,
-        "representations": {representation.name: representation.about for representation in found.representations},
+        "representations": found.about,
         "probes": [{name: value for name, value in vars(finding).items() if name != "predictions"} for finding in found.findings],
     }
 
@@ -160,7 +160,7 @@ def print_table(found: Evaluation, encoder: str, console: Console) -> None:
 def said(found: Evaluation) -> list[str]:
     """Return what stands under the table, a line each."""
     stopped = [f"{f.representation}, {f.probe} ({f.setting}): {f.note}" for f in found.findings if f.note]
-    return [*(f"{r.name}: {r.about}" for r in found.representations), *found.notes, *stopped]
+    return [*(f"{name}: {about}" for name, about in found.about.items()), *found.notes, *stopped]
 
 
 def log(found: Evaluation, path: Path, folder: Path, pictures: list[Path], console: Console) -> None:

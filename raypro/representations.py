@@ -35,8 +35,9 @@ class Representation(Protocol):
 
     name: str
     """What it is called in tables."""
-    about: str
-    """How it is made, as a sentence."""
+
+    def about(self, residues: bool) -> str:
+        """Return how the vectors of sequences, or of residues, are made."""
 
     def of_sequences(self, sequences: Sequence[str]) -> Vectors:
         """Return one vector [n, D] a sequence."""
@@ -50,9 +51,14 @@ class Encoded:
     """The vectors of an encoder."""
 
     name: str
-    about: str
+    weights: str
+    """Where its weights come from."""
     encoder: LoadedEncoder
     pooling: str
+
+    def about(self, residues: bool) -> str:
+        """Return how the vectors are made."""
+        return self.weights if residues else f"{self.weights}; {self.pooling}"
 
     def of_sequences(self, sequences: Sequence[str]) -> Vectors:
         """Return the pooled vectors [n, D], with a progress bar where there are many."""
@@ -74,10 +80,9 @@ class OneHot:
     """Residues of a sequence that are looked at; a shorter one has zeros behind its end."""
     name: str = "one-hot"
 
-    @property
-    def about(self) -> str:
-        """How it is made."""
-        return f"of a sequence its first {self.positions} residues, position by position; of a residue the {WINDOW} around it"
+    def about(self, residues: bool) -> str:
+        """Return how the vectors are made."""
+        return f"the {WINDOW} residues around one" if residues else f"the first {self.positions} residues, position by position"
 
     def of_sequences(self, sequences: Sequence[str]) -> Vectors:
         """Return a sparse matrix [n, positions x W]."""
@@ -93,7 +98,10 @@ class Composition:
     """How frequent each type of residue is: in a sequence, or in the :data:`WINDOW` residues around one."""
 
     name: str = "composition"
-    about: str = f"the shares of {TYPES} types of residue, in the sequence or in the {WINDOW} residues around one"
+
+    def about(self, residues: bool) -> str:
+        """Return how the vectors are made."""
+        return f"the shares of {TYPES} types of residue in {f'the {WINDOW} around one' if residues else 'the sequence'}"
 
     def of_sequences(self, sequences: Sequence[str]) -> Vectors:
         """Return the shares [n, W]."""
@@ -130,8 +138,8 @@ def with_baselines(encoder: LoadedEncoder, pooling: str | None, longest: int, ou
     chosen = encoder.pooling_or_default(pooling)
     random = random_weights(encoder, seed)
     return [
-        Encoded("this encoder", f"its weights stay as they are; {chosen} of a sequence", encoder, chosen),
-        Encoded("random weights", f"an encoder of the same shape and pooling, its weights drawn with seed {seed}", random, chosen),
+        Encoded("this encoder", "its weights as they are", encoder, chosen),
+        Encoded("random weights", f"the same shape, weights drawn with seed {seed}", random, chosen),
         OneHot(min(longest, MOST_POSITIONS, max(1, MOST_WEIGHTS // (TYPES * outputs)))),
         Composition(),
     ]

@@ -80,6 +80,16 @@ def test_collinear_vectors_are_fitted_all_the_same() -> None:
     np.testing.assert_allclose(linear.predict(shares), values, atol=1e-5)
 
 
+def test_dimensions_that_hardly_differ_are_told_apart() -> None:
+    """The value is what two float32 numbers differ by in their last bits; arithmetic in float32 would lose it."""
+    rng = np.random.default_rng(0)
+    one = rng.uniform(0.5, 1.0, 60).astype(np.float32)
+    other = (one + 1e-6 * rng.normal(size=60)).astype(np.float32)
+    vectors, values = np.stack([one, other], axis=1), 1e6 * (other.astype(float) - one)
+    linear, _ = value_probes(vectors, values, vectors, values)
+    np.testing.assert_allclose(linear.predict(vectors), values, atol=1e-3)
+
+
 def test_standardising_takes_the_training_vectors_statistics() -> None:
     """Queries that lie far away are not brought back: the nearest neighbour differs from that of queries standardised by themselves."""
     train, queries = np.array([[0.0, 0.0], [1.0, 10.0]]), np.array([[5.0, 50.0], [6.0, 60.0]])

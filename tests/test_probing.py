@@ -8,36 +8,31 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from raypro import probe_tasks, probing, representations
+from raypro import probe_tasks, probing
 from raypro.cli import command_main
 from raypro.config import InputError
 from raypro.core.alphabet import STANDARD
 from raypro.core.encoders.cpcprot import CPCProtShape
 from raypro.core.encoders.onehot import OneHotShape
 from raypro.data.labelled import LabelledData
-from raypro.encoder import LoadedEncoder, load_encoder
+from raypro.encoder import load_encoder
 from raypro.evaluate import probe_plots
 from raypro.evaluate.baselines import TYPES
 from raypro.outbox import read_records
 from raypro.probe_tasks import PROBES, evaluate_families, evaluate_labelled
 from raypro.probing import evaluate_command, said
-from raypro.representations import WINDOW, Composition, Encoded, OneHot, random_weights, residue_chunks, with_baselines
+from raypro.representations import WINDOW
 from tests.fine_tuned import save_model
-from tests.small import TINY, hydrophobic_share, random_sequences, write_labelled
+from tests.small import hydrophobic_share, random_sequences, write_labelled
+from tests.test_representations import encoder_of
 
 HYDROPHOBIC = "AILMFVWY"
 NAMES = ["this encoder", "random weights", "one-hot", "composition"]
 SIZES = {"train": 60, "valid": 20, "test": 20}
 PATCHES = CPCProtShape(embedding=4, filters=(6, 8), kernels=(4, 8))
-
-
-def encoder_of(shape: Any = TINY, seed: int = 3) -> LoadedEncoder:
-    torch.manual_seed(seed)
-    return LoadedEncoder(shape.build().eval(), shape, torch.device("cpu"))
 
 
 def classes_of(folder: Path, sizes: dict[str, int] = SIZES) -> LabelledData:
@@ -88,6 +83,7 @@ def test_numbers_have_two_probes_of_each_representation(tmp_path: Path) -> None:
 def test_without_baselines_only_the_encoder_is_probed(tmp_path: Path) -> None:
     found = evaluate_labelled(encoder_of(), "classification", classes_of(tmp_path / "data"), baselines=False)
     assert {finding.representation for finding in found.findings} == {"this encoder"}
+    assert found.about == {"this encoder": "its weights as they are; mean"}
 
 
 @pytest.mark.parametrize("kind", ["regression", "classification", "residue_classification"])
@@ -153,6 +149,7 @@ def test_residues_that_are_fitted_are_bounded_and_said(tmp_path: Path, monkeypat
     for name, most in (("TRAIN_PROTEINS", 30), ("VALID_PROTEINS", 7), ("TRAIN_RESIDUES", 200)):
         monkeypatch.setattr(probe_tasks, name, most)
     found = evaluate_labelled(encoder_of(), "residue_classification", residues_of(tmp_path / "data"))
+    assert found.about["one-hot"] == "the 11 residues around one"
     assert found.train_size == 200 and "fitted to 200 residues of 30 training proteins, chosen by 7" in found.notes
     assert len(found.splits["valid"].ids) == 7 and len(found.splits["test"].ids) == 20
 
@@ -178,46 +175,6 @@ def test_families_are_asked_of_the_nearest_neighbour(tmp_path: Path) -> None:
     for finding in found.findings:
         hits = np.array(finding.predictions["test"]) == np.array(found.splits["test"].labels)
         assert finding.scores["test"]["accuracy"] == hits.mean()
-
-
-def test_one_hot_and_composition_by_hand() -> None:
-    one_hot = OneHot(2).of_sequences(["CA", "A"]).toarray()
-    assert one_hot.shape == (2, 2 * TYPES) and np.argwhere(one_hot).tolist() == [[0, 1], [0, TYPES], [1, 0]]
-    (windows,) = OneHot(2).of_residues(["CAX"])
-    half = WINDOW // 2
-    expected = [[(half - r + p) * TYPES + kind for p, kind in enumerate((1, 0, TYPES - 1))] for r in range(3)]
-    assert [np.flatnonzero(row).tolist() for row in windows] == [sorted(places) for places in expected]
-    shares = Composition().of_sequences(["CAAX", "A"])
-    assert shares[0, [0, 1, TYPES - 1]].tolist() == [0.5, 0.25, 0.25] and shares.sum() == 2.0
-    (around,) = Composition().of_residues(["A" * half + "C" + "D" * 20])
-    assert around[0, :3].tolist() == pytest.approx([half / (half + 1), 1 / (half + 1), 0.0])
-    assert around[half, :3].tolist() == pytest.approx([half / WINDOW, 1 / WINDOW, half / WINDOW])
-
-
-def test_random_weights_are_the_seeds_and_not_the_encoders() -> None:
-    encoder, sequences = encoder_of(), random_sequences(3, 10, 20)
-    before = torch.random.get_rng_state()
-    one, again, other = (random_weights(encoder, seed).embed(sequences) for seed in (1, 1, 2))
-    assert torch.equal(torch.random.get_rng_state(), before)
-    assert np.array_equal(one, again) and not np.allclose(one, other, atol=1e-3) and one.shape == encoder.embed(sequences).shape
-    assert not np.allclose(one, encoder.embed(sequences), atol=1e-3)
-
-
-def test_one_hot_is_cut_where_a_probe_would_have_too_many_weights() -> None:
-    positions = [
-        with_baselines(encoder_of(), None, longest, outputs)[2].positions for longest, outputs in [(50, 1), (9999, 1), (9999, 1195)]
-    ]
-    assert positions == [50, 512, 39]
-
-
-def test_chunks_hold_all_sequences_in_order_and_few_residues(monkeypatch: pytest.MonkeyPatch) -> None:
-    sequences = random_sequences(40, 1, 30) + ["A" * 500]
-    parts = [sequences[part] for part in residue_chunks(sequences, 60)]
-    assert [s for part in parts for s in part] == sequences
-    assert all(sum(map(len, part)) <= 60 or len(part) == 1 for part in parts) and list(residue_chunks([])) == []
-    monkeypatch.setattr(representations, "CHUNK", 7)
-    encoder = encoder_of()
-    np.testing.assert_allclose(Encoded("", "", encoder, "mean").of_sequences(sequences), encoder.embed(sequences), atol=1e-5)
 
 
 def evaluated(tmp_path: Path, probe: str, **options: Any) -> tuple[Path, Path]:
@@ -320,23 +277,3 @@ def test_weights_that_are_no_numbers_are_one_line(tmp_path: Path) -> None:
     next(encoder.module.parameters()).data.fill_(float("nan"))
     with pytest.raises(InputError, match="not finite numbers"):
         evaluate_labelled(encoder, "regression", hydrophobic_share(tmp_path / "data", SIZES))
-
-
-def test_a_layout_is_its_seeds_and_takes_vectors_of_any_kind() -> None:
-    rng = np.random.default_rng(0)
-    vectors = np.concatenate([rng.normal(size=(20, 5)), rng.normal(size=(20, 5)) + 30])
-    places = probe_plots.lay_out(vectors, seed=1)
-    assert places.shape == (40, 2) and np.array_equal(places, probe_plots.lay_out(vectors, seed=1))
-    apart = np.linalg.norm(places[:, None] - places[None], axis=2) + np.diag(np.full(40, np.inf))
-    assert ((apart.argmin(axis=1) < 20) == (np.arange(40) < 20)).all()  # every one's neighbour is of its own group
-    assert probe_plots.lay_out(OneHot(5).of_sequences(random_sequences(10, 3, 8))).shape == (10, 2)
-    assert not probe_plots.lay_out(np.ones((5, 3))).any()
-    with pytest.raises(ValueError, match="expected 3 to"):
-        probe_plots.lay_out(vectors[:2])
-
-
-def test_fifty_families_are_told_apart() -> None:
-    names = [f"f{i}" for i in range(50)]
-    figure = probe_plots.family_maps([("a", np.random.default_rng(0).normal(size=(100, 2)))], np.arange(100) % 50, names, "all")
-    looks = {(c.get_facecolor().tobytes(), c.get_paths()[0].vertices.tobytes()) for c in figure.axes[0].collections}
-    assert len(looks) == 50 and len(figure.legends[0].get_texts()) == 50
