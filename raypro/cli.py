@@ -15,6 +15,7 @@ from raypro.arguments import one_line_errors, parse, parse_command
 from raypro.audit import audit, planned, read_uses
 from raypro.cluster.corpus import build_command, check_command, show_command
 from raypro.cluster.doctor import doctor
+from raypro.cluster.embed import embed_command
 from raypro.cluster.train import RUN_FILE, finetune, pretrain, saved_experiment
 from raypro.cluster.tune import tune_command
 from raypro.config import InputError
@@ -32,6 +33,7 @@ from raypro.home import home, run_folder
 from raypro.prediction import predict_command
 from raypro.presets import SCRATCH, demo_corpus
 from raypro.pretraining import data_plan
+from raypro.probing import evaluate_command
 from raypro.summary import log_findings
 from raypro.sweep import sweep_folder
 from raypro.tasks.tape import TASKS
@@ -236,6 +238,8 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "task check": check_task_command,
     "tune": tune_command,
     "predict": predict_command,
+    "embed": embed_command,
+    "evaluate": evaluate_command,
     "encoder import": import_encoder_command,
     "validate": validate_command,
     "contacts": contacts_command,

@@ -27,6 +27,7 @@ from tests.small import hydrophobic_share, random_sequences, tiny_experiment, ti
 
 ROOT = Path(__file__).resolve().parent.parent
 SPACES = sorted((ROOT / "tune_spaces").glob("*.py"))
+PRETRAINING = ("cpcprot_pretrain", "pretraining_rates")
 BASE = tiny_fine_tuning(Path("data"))
 AXES = {"batches.size": (16, 32), "optimizer.learning_rate": (1e-3, 1e-2, 1e-1)}
 
@@ -127,14 +128,15 @@ def test_a_space_file_gets_what_it_names_and_nothing_else(tmp_path: Path) -> Non
 
 
 def test_there_is_a_space_for_every_task_and_one_for_pre_training() -> None:
-    expected = ["contacts", "fluorescence", "pretraining_rates", "remote_homology", "secondary_structure", "stability"]
+    expected = ["contacts", "cpcprot_pretrain", "fluorescence", "pretraining_rates", "remote_homology", "secondary_structure", "stability"]
     assert [path.stem for path in SPACES] == expected
 
 
 def tiny_data(name: str, folder: Path) -> Path:
     """Write a little of what a space is for."""
-    sequences = {split: random_sequences(12, 12, 20, seed=i) for i, split in enumerate(("train", "valid", "test"))}
-    if name == "pretraining_rates":
+    lengths = (100, 120) if name == "cpcprot_pretrain" else (12, 20)
+    sequences = {split: random_sequences(12, *lengths, seed=i) for i, split in enumerate(("train", "valid", "test"))}
+    if name in PRETRAINING:
         return write_corpus(folder, sequences).path
     if name in ("stability", "fluorescence"):
         return hydrophobic_share(folder, {"train": 12, "valid": 12, "test": 12}).path
@@ -162,7 +164,7 @@ def tiny_data(name: str, folder: Path) -> Path:
 @pytest.mark.parametrize("path", SPACES, ids=lambda path: path.stem)
 def test_every_space_can_be_built_and_takes_a_step(path: Path, tmp_path: Path) -> None:
     data = tiny_data(path.stem, tmp_path / "data")
-    space = load_space(path, None if path.stem == "pretraining_rates" else "convolution", str(data))
+    space = load_space(path, None if path.stem in PRETRAINING else "convolution", str(data))
     assert space.planned >= 12 and Space.from_plain(json.loads(json.dumps(space.to_plain()))).to_plain() == space.to_plain()
     experiment = replace(space.experiment(next(space.combinations())), budget=Budget(steps=1))
     if isinstance(experiment, FineTuning):
