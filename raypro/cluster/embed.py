@@ -41,8 +41,8 @@ SHARD_SEQUENCES, SHARD_RESIDUES = 4096, 1 << 18
 """About the most of either in a shard: enough to sort by length, few enough that little is lost and all embedders end together."""
 SHARD_BYTES = 1 << 28
 """About the most bytes of vectors in a shard: an embedder holds them in memory."""
-RAY_FROM_RESIDUES = 1 << 21
-"""Residues from which a Ray of one's own is worth the seconds that it takes to start: even of the fastest encoders on two cores."""
+RAY_FROM_WORK = 5 * 10**11
+"""Multiplications from which a Ray of one's own is worth the seconds that it takes to start: some ten seconds of one core."""
 ABOUT = "about.json"
 
 
@@ -116,7 +116,8 @@ def embed_command(
     """Embed sequences by a pre-trained encoder: one vector a sequence or a residue, in the input's order; on GPUs where there are any.
 
     Records that are no proteins, or too short for the encoder, are left out, counted, and listed in OUT.rejects.tsv. What was
-    interrupted goes on where it stopped when the same command is given again. On several nodes, all files lie on storage that all see.
+    interrupted goes on where it stopped when the same command is given again; the disk has to hold the vectors twice. On several nodes,
+    all files lie on storage that all of them see.
 
     Args:
         sequences: FASTA, CSV or TSV (plain or gzip), Parquet, TAPE's JSON or LMDB.
@@ -170,7 +171,7 @@ def prepare_parts(job: EmbeddingJob, encoder: LoadedEncoder, overwrite: bool) ->
     """Make the folder of the parts, or find the one of an interrupted run.
 
     Raises:
-        InputError: it holds parts of other vectors and is not to be replaced.
+        InputError: it holds parts of other vectors and is not to be replaced, or is something else.
     """
     source = job.sequences / "data.mdb" if job.sequences.is_dir() else job.sequences
     about = {
@@ -179,17 +180,23 @@ def prepare_parts(job: EmbeddingJob, encoder: LoadedEncoder, overwrite: bool) ->
         # The token budget is not among them: who ran out of memory goes on with a smaller one.
         "options": [job.pooling, job.sequence_column, to_plain(job.limits), job.shard_sequences, job.shard_residues],
     }
-    known = json.loads((job.parts / ABOUT).read_text()) if (job.parts / ABOUT).is_file() else None
-    if known == about:
-        return
-    if job.parts.exists() and not overwrite:
-        other = [name for name in about if known is None or known.get(name) != about[name]]
-        raise InputError(f"{job.parts}: parts of a run with other {' and '.join(other)}; repeat that one, or begin anew with --overwrite")
-    shutil.rmtree(job.parts, ignore_errors=True)
-    job.parts.mkdir()
-    temporary = job.parts / f".{ABOUT}"
-    temporary.write_text(json.dumps(about))
-    os.replace(temporary, job.parts / ABOUT)
+    if (job.parts / ABOUT).is_file():
+        known = json.loads((job.parts / ABOUT).read_text())
+        if known == about:
+            return
+        if not overwrite:
+            other = " and ".join(name for name in about if known[name] != about[name])
+            raise InputError(f"{job.parts}: parts of a run with other {other}; repeat that one, or begin anew with --overwrite")
+        shutil.rmtree(job.parts)
+    try:
+        # Made whole under another name: a folder of this name without the note is not ours to fill or to remove.
+        temporary = job.parts.with_name(f".{job.parts.name}.{os.getpid()}")
+        temporary.mkdir()
+        (temporary / ABOUT).write_text(json.dumps(about))
+        os.rename(temporary, job.parts)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise InputError(f"{job.parts}: cannot be made ({error.strerror}); give another --out") from None
 
 
 def embed_all(job: EmbeddingJob, encoder: LoadedEncoder, survey: Survey, workers: int | None) -> None:
@@ -202,15 +209,19 @@ def embed_all(job: EmbeddingJob, encoder: LoadedEncoder, survey: Survey, workers
         TimeRemainingColumn(),
     )
     connected = ray.is_initialized() or "RAY_ADDRESS" in os.environ
-    with_ray = bool(workers) or (workers is None and (connected or survey.residues >= RAY_FROM_RESIDUES))
-    # Ray would print that an embedder might not start again if this process died, with which everything ends.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    with_ray = bool(workers) or (workers is None and (connected or work(job, encoder, survey) >= RAY_FROM_WORK))
     with ray_session() if with_ray else nullcontext(), Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         bar = progress.add_task("", total=survey.residues, rows=0)
         rows = 0
         for done, residues in on_ray(job, workers) if with_ray else here(job, encoder):
             rows += done
             progress.update(bar, advance=residues, rows=rows)
+
+
+def work(job: EmbeddingJob, encoder: LoadedEncoder, survey: Survey) -> int:
+    """Return about how many multiplications it takes: every weight meets every residue once, or every patch."""
+    weights = sum(weight.numel() for weight in encoder.module.parameters())
+    return survey.residues * weights // (encoder.limits.min_length if job.pooling else 1)
 
 
 def here(job: EmbeddingJob, encoder: LoadedEncoder) -> Iterator[tuple[int, int]]:
@@ -225,7 +236,7 @@ def on_ray(job: EmbeddingJob, workers: int | None) -> Iterator[tuple[int, int]]:
     """Make the parts by embedders of Ray, which is connected; yield how many sequences and residues each has."""
     there = ray.cluster_resources()
     gpus = int(there.get("GPU", 0))
-    count = workers or gpus or int(there.get("CPU", 1))
+    count = workers or gpus or max(1, int(there.get("CPU", 1)))
     needs = {"num_gpus": min(1.0, gpus / count)} if gpus else {"num_cpus": min(1.0, there.get("CPU", 1.0) / count)}
     dataset = (
         ray.data.from_items([{"job": 0}])
@@ -243,13 +254,10 @@ def on_ray(job: EmbeddingJob, workers: int | None) -> Iterator[tuple[int, int]]:
     dataset.context.target_max_block_size = 1  # a block a shard: else many shards would wait for each other and go to one embedder
     dataset.context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    try:
-        for note in dataset.iter_rows():
-            yield note["sequences"], note["residues"]
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, InputError):
-            raise error.cause from None
-        raise
+    for note in dataset.iter_rows():
+        if note["error"]:
+            raise InputError(note["error"])
+        yield note["sequences"], note["residues"]
 
 
 def read_shards(_: pa.Table, job: EmbeddingJob) -> Iterator[pa.Table]:
@@ -269,12 +277,14 @@ class Embedder:
         self.encoder = load_encoder(job.encoder, best_device())
 
     def __call__(self, shards: pa.Table) -> pa.Table:
-        """Return a note of each shard, whose part is written."""
-        notes = [
-            self.job.embed(self.encoder, shard, pa.ipc.open_stream(records).read_all())
-            for shard, records in zip(shards["shard"].to_pylist(), shards["records"].to_pylist(), strict=True)
-        ]
-        return pa.table({"sequences": [rows for rows, _ in notes], "residues": [residues for _, residues in notes]})
+        """Return a note of the one shard, whose part is written; what a person can mend is noted too, for Ray would bury it in traces."""
+        sequences, residues, error = 0, 0, ""
+        try:
+            records = pa.ipc.open_stream(shards["records"][0].as_py()).read_all()
+            sequences, residues = self.job.embed(self.encoder, shards["shard"][0].as_py(), records)
+        except InputError as found:
+            error = str(found)
+        return pa.table({"sequences": [sequences], "residues": [residues], "error": [error]})
 
 
 def finish(job: EmbeddingJob, out: Path) -> None:
