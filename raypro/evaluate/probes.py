@@ -35,6 +35,8 @@ NEIGHBOURS: tuple[int, ...] = (1, 5, 10)
 """Numbers of neighbours that are tried."""
 WORK = 2e12
 """Most arithmetic of one logistic regression, in floating-point operations: a minute or two on two cores."""
+SOFTMAX = 64
+"""A probability costs about as much as so many dimensions."""
 LEAST_ITERATIONS, MOST_ITERATIONS = 10, 1000
 DISTANCES_MB = 128
 """Most memory of the distances that are computed at once where vectors are sparse; their order takes as much again."""
@@ -113,8 +115,8 @@ def nearest_neighbour(train: Vectors, labels: NDArray[np.integer], queries: Vect
 
 
 def iterations(rows: int, features: int, classes: int) -> int:
-    """Return how many iterations a logistic regression may take: each costs about 4 N D C operations, of :data:`WORK` in all."""
-    return int(np.clip(WORK // max(1, 4 * rows * features * classes), LEAST_ITERATIONS, MOST_ITERATIONS))
+    """Return how many iterations a logistic regression may take: each costs about 4 N (D + SOFTMAX) C operations, of :data:`WORK`."""
+    return int(np.clip(WORK // max(1, 4 * rows * (features + SOFTMAX) * classes), LEAST_ITERATIONS, MOST_ITERATIONS))
 
 
 def draw_residues(labels: Sequence[NDArray[np.integer]], most: int, seed: int = 0) -> list[NDArray[np.int64]]:
