@@ -16,7 +16,7 @@ from raypro.audit import audit, planned, read_uses
 from raypro.cluster.corpus import build_command, check_command, show_command
 from raypro.cluster.doctor import doctor
 from raypro.cluster.embed import embed_command
-from raypro.cluster.train import RUN_FILE, finetune, pretrain, saved_experiment
+from raypro.cluster.train import finetune, pretrain, saved_experiment
 from raypro.cluster.tune import tune_command
 from raypro.config import InputError
 from raypro.data.corpus import Corpus
@@ -29,7 +29,7 @@ from raypro.encoder_import import import_encoder_command
 from raypro.evaluate.alignment import read_alignment, read_contacts
 from raypro.experiment import AnyExperiment, Experiment, FineTuning
 from raypro.finetuning import labelled_steps
-from raypro.home import home, run_folder
+from raypro.home import RUN_FILE, home, run_folder
 from raypro.prediction import predict_command
 from raypro.presets import SCRATCH, demo_corpus
 from raypro.pretraining import data_plan

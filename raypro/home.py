@@ -3,6 +3,9 @@
 import os
 from pathlib import Path
 
+RUN_FILE = "run.json"
+"""What a run keeps of itself in its folder: the experiment, and its data's checksum."""
+
 
 def home() -> Path:
     """Return ``$RAYPRO_HOME``, else ``~/.raypro``, as an absolute path.

@@ -26,7 +26,7 @@ from raypro.data.records import REJECTS, Limits, binary_buffers, clean
 from raypro.data.table_writer import TableWriter, require_place
 from raypro.experiment import experiment_of
 from raypro.finetuning import FineTuned, forward
-from raypro.home import home, run_folder
+from raypro.home import RUN_FILE, home, run_folder
 
 WINDOW_SEQUENCES, WINDOW_RESIDUES = 4096, 1 << 20
 """What is sorted by length, predicted and written together: the memory needed does not depend on the number of sequences."""
@@ -36,7 +36,6 @@ DNA_SHARE = 0.9
 """Share of nucleotide letters from which a file is taken for DNA or RNA; of proteins' residues they are about a quarter."""
 
 REGISTERED = "models:/"
-RUN_FILE = "run.json"
 
 
 @dataclass

@@ -17,11 +17,10 @@ from raypro.data.labelled import LabelledData
 from raypro.encoder import load_encoder
 from raypro.evaluate import probe_plots
 from raypro.evaluate.plots import save
+from raypro.home import RUN_FILE
 from raypro.outbox import Outbox
 from raypro.probe_tasks import FAMILIES, Evaluation, Finding, evaluate_families, evaluate_labelled, require_probe
 from raypro.tracking import send_pending
-
-RUN_FILE = "run.json"
 
 
 def evaluate_command(

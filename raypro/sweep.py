@@ -14,11 +14,11 @@ from typing import Any, Literal
 
 from raypro.config import InputError
 from raypro.experiment import AnyExperiment, require_name
-from raypro.home import home
+from raypro.home import RUN_FILE, home
 from raypro.outbox import FOLDER, read_records
 from raypro.space import ASHA, Choice, Space
 
-BOOK, RESULT, RUN = "sweep.json", "result.json", "run.json"
+BOOK, RESULT = "sweep.json", "result.json"
 
 
 @dataclass(frozen=True)
@@ -87,16 +87,16 @@ class Trial:
     @property
     def begun(self) -> bool:
         """Whether it was given out."""
-        return (self.path / RUN).is_file()
+        return (self.path / RUN_FILE).is_file()
 
     def begin(self, checksum: str) -> None:
         """Make its folder, like that of any run."""
         self.path.mkdir(exist_ok=True)
-        write_json(self.path / RUN, {"experiment": self.experiment.to_plain(), "data_checksum": checksum})
+        write_json(self.path / RUN_FILE, {"experiment": self.experiment.to_plain(), "data_checksum": checksum})
 
     def is_same(self) -> bool:
         """Return whether what was begun in its folder is this experiment, on whatever workers."""
-        begun = json.loads((self.path / RUN).read_text())["experiment"]
+        begun = json.loads((self.path / RUN_FILE).read_text())["experiment"]
         return {**begun, "workers": None} == {**self.experiment.to_plain(), "workers": None}
 
     def retry(self) -> None:

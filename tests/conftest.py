@@ -76,6 +76,15 @@ def shared_data() -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Return a raypro home that a file's tests share."""
+    folder = tmp_path_factory.mktemp("home")
+    before, os.environ["RAYPRO_HOME"] = os.environ["RAYPRO_HOME"], str(folder)
+    yield folder
+    os.environ["RAYPRO_HOME"] = before
+
+
 @pytest.fixture
 def raypro_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return an empty raypro home for one test."""

@@ -1,9 +1,7 @@
 """Fine-tuning on Ray, from the job's command line to what is written, logged and said."""
 
 import json
-import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import mlflow
@@ -23,14 +21,6 @@ from raypro.presets import fine_tuning
 from tests.small import hydrophobic_share, tiny_fine_tuning
 
 pytestmark = pytest.mark.cluster
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("home")
-    before, os.environ["RAYPRO_HOME"] = os.environ["RAYPRO_HOME"], str(folder)
-    yield folder
-    os.environ["RAYPRO_HOME"] = before
 
 
 @pytest.fixture(scope="module")

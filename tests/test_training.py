@@ -1,14 +1,12 @@
 """Training on Ray: the whole way, with failures injected from outside."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,12 +16,12 @@ import pytest
 import torch
 
 from raypro.audit import audit, planned, read_uses
-from raypro.cluster.train import RUN_FILE, Outcome, pretrain, saved_experiment
+from raypro.cluster.train import Outcome, pretrain, saved_experiment
 from raypro.config import InputError, RunFailed
 from raypro.core import checkpoint
 from raypro.core.optimizer import Adam
 from raypro.experiment import Budget, Experiment, Tracking, Validation, Workers
-from raypro.home import run_folder
+from raypro.home import RUN_FILE, run_folder
 from raypro.outbox import read_records
 from raypro.pretraining import data_plan
 from tests.small import random_sequences, tiny_experiment, write_corpus
@@ -32,14 +30,6 @@ pytestmark = pytest.mark.cluster
 
 STEPS = 150
 """Some two and a half epochs."""
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("home")
-    before, os.environ["RAYPRO_HOME"] = os.environ["RAYPRO_HOME"], str(folder)
-    yield folder
-    os.environ["RAYPRO_HOME"] = before
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,11 @@
 """Sweeps on Ray, the whole way: failures, kills, interrupts, resumes, early stopping, trials of several workers."""
 
-import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import mlflow
@@ -54,14 +53,6 @@ def space(data):
     base = tiny_fine_tuning(Path(data), budget=Budget(epochs=9), workers=Workers(count=2, cpus=0.5, restarts=0))
     return Space(base, {"optimizer.learning_rate": (1e-2, 1e-9)}, ASHA(trials=2, factor=2, seed=SEED), seeds=1)
 """
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("home")
-    before, os.environ["RAYPRO_HOME"] = os.environ["RAYPRO_HOME"], str(folder)
-    yield folder
-    os.environ["RAYPRO_HOME"] = before
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from raypro.data.corpus import Corpus
 from raypro.data.labelled import LabelledData
 from raypro.experiment import AnyExperiment, Experiment, FineTuning, Workers, experiment_of
 from raypro.finetuning import FineTuned, initial_model, resolved
-from raypro.home import run_folder
+from raypro.home import RUN_FILE, run_folder
 from raypro.outbox import Outbox
 from raypro.pretraining import data_plan
 from raypro.provenance import versions
@@ -29,7 +29,6 @@ from raypro.scoring import score_and_report
 from raypro.summary import conclude
 from raypro.tracking import Sender
 
-RUN_FILE = "run.json"
 WORKERS_START = 15.0
 """Seconds that the workers take to start, in which the driver leaves them the processor."""
 CHECKED_BYTES = 1 << 30

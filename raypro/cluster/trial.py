@@ -27,8 +27,9 @@ from raypro.data.plan import Plan
 from raypro.data.source import Reader, read_here
 from raypro.experiment import AnyExperiment, FineTuning, experiment_of
 from raypro.finetuning import FineTuned, Finetuning
+from raypro.home import RUN_FILE
 from raypro.pretraining import Pretraining
-from raypro.sweep import RUN, Result, Trial, logged
+from raypro.sweep import Result, Trial, logged
 from raypro.training import Job, Source, train
 
 FIRST_STEP = "first_step"
@@ -78,7 +79,7 @@ def run_trial(config: dict[str, Any], shared: Shared) -> None:
     What it did, or why it failed, is in its ``result.json``.
     """
     run, started = Path(config["run"]), time.time()
-    experiment = experiment_of(json.loads((run / RUN).read_text())["experiment"])
+    experiment = experiment_of(json.loads((run / RUN_FILE).read_text())["experiment"])
     with (run / LOCK).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # the trial's process of a killed driver may live on for a moment
         (run / FIRST_STEP).unlink(missing_ok=True)
