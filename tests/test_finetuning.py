@@ -99,10 +99,10 @@ def test_a_sequence_longer_than_the_budget_goes_alone_and_whole(data: Path) -> N
 def test_a_frozen_encoder_gives_the_predictions_that_it_gives_afresh_and_does_not_change(
     data: Path, tmp_path: Path, raypro_home: Path
 ) -> None:
-    experiment = tiny_fine_tuning(data, frozen=True)
+    experiment = tiny_fine_tuning(data, task=MEAN, frozen=True)
     before = initial_model(resolved(experiment, LabelledData.open(data))).encoder.state_dict()
     state = run(experiment, tmp_path / "run")
-    assert state.step == 21 and -state.best > 0.3
+    assert state.step == 21
     tuned = FineTuned.load(steps(tmp_path / "run")[-1])
     for name, weight in tuned.model.encoder.state_dict().items():
         assert torch.equal(weight, before[name])

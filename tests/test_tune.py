@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import mlflow
+import numpy as np
 import psutil
 import pytest
 import ray
@@ -17,12 +18,15 @@ import torch
 from raypro.cluster.tune import tune_command
 from raypro.config import InputError, RunFailed
 from raypro.core import checkpoint
+from raypro.data.labelled import LabelledData
+from raypro.evaluate.metrics import regression_metrics
 from raypro.finetuning import FineTuned, Finetuning
-from raypro.sweep import Sweep, logged, sweep_folder
+from raypro.scoring import predict_split
+from raypro.sweep import Result, Sweep, Trial, logged, sweep_folder
 from raypro.tracking import fetch_model
 from raypro.training import train
 from tests.conftest import ROOT
-from tests.small import hydrophobic_share, random_sequences, write_corpus
+from tests.small import hydrophobic_share, random_sequences, tiny_fine_tuning, write_corpus
 
 pytestmark = pytest.mark.cluster
 
@@ -80,6 +84,13 @@ def statuses(home: Path) -> dict[str, str]:
     return {run.info.run_name: run.info.status for run in runs}
 
 
+def trial_at(path: Path) -> Result:
+    """Return how the trial in a folder ended."""
+    result = Trial(path, tiny_fine_tuning(Path("data")), ()).result
+    assert result
+    return result
+
+
 def wait_for(what: Callable[[], object], seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not what():
@@ -113,7 +124,11 @@ def test_a_failed_trial_is_recorded_and_does_not_end_the_sweep(
     there = checkpoint.load(max(best.glob("step_*")))
     assert there.step == registered.step and all(torch.equal(w, there.weights[n]) for n, w in registered.model.state_dict().items())
     csv = (sweep_folder("two") / "test.csv").read_text().splitlines()
-    assert csv[0] == "split,metric,mean,deviation,runs,mean of train,ridge on one-hot" and csv[1].startswith("test,spearman,")
+    assert csv[0] == "split,metric,mean,deviation,runs,their average,mean of train,ridge on one-hot" and csv[1].startswith("test,spearman,")
+    examples = LabelledData.open(data).read("test")
+    models = [FineTuned.load(path / f"step_{trial_at(path).step:08d}") for path in seeds]
+    average = np.mean([predict_split(model, examples)[0] for model in models], axis=0)
+    assert float(csv[1].split(",")[5]) == pytest.approx(regression_metrics(average, np.array(examples.labels))["spearman"])
 
 
 def test_a_resumed_sweep_runs_nothing_again_but_what_failed_where_it_is_told_to(home: Path, data: str, ray_cluster: None) -> None:
