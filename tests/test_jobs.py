@@ -3,6 +3,7 @@
 import importlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from raypro.cli import COMMANDS, main, pretrain_main
+from raypro.cluster.checks import listens
 from raypro.data.synthetic import build_synthetic
 from raypro.experiment import Experiment
 from raypro.summary import affordable_sequences
@@ -125,7 +127,7 @@ def test_every_command_says_what_it_does() -> None:
 @pytest.fixture
 def head(tmp_path: Path) -> Iterator[dict[str, str]]:
     """Start a head with dashboard and token, as a person would; return the environment of a client of it."""
-    port, dashboard = 26379, 28265
+    port, dashboard, folder = 26379, 28265, Path(f"/tmp/raypro-head-{os.getpid()}")
     environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAYPRO_HOME": str(tmp_path / "home")}
     environment.pop("PYTHONPATH", None)  # the job must find raypro in the folder that is submitted with it
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
@@ -138,14 +140,20 @@ def head(tmp_path: Path) -> Iterator[dict[str, str]]:
         f"--dashboard-port={dashboard}",
         "--ray-client-server-port=20001",
     ]
-    command += [f"--temp-dir=/tmp/raypro-head-{os.getpid()}", "--object-store-memory=300000000", "--dashboard-host=127.0.0.1"]
+    command += [f"--temp-dir={folder}", "--object-store-memory=300000000", "--dashboard-host=127.0.0.1"]
     # ports of its own: the agent of another cluster on this machine (the tests' own) holds the usual ones, and without one no job starts
     command += ["--node-ip-address=127.0.0.1", "--dashboard-agent-listen-port=28266", "--dashboard-agent-grpc-port=28267"]
     ray = Path(sys.executable).parent / "ray"
-    process = subprocess.Popen([ray, *command], env=environment, start_new_session=True, stdout=subprocess.DEVNULL)
+    for _ in range(3):  # on a busy machine a head may give up on its own parts
+        process = subprocess.Popen([ray, *command], env=environment, start_new_session=True, stdout=subprocess.DEVNULL)
+        while process.poll() is None and not listens(f"127.0.0.1:{dashboard}"):
+            time.sleep(1)
+        if process.poll() is None:
+            break
     yield {**environment, "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}
     process.terminate()  # --block ends what it started
     process.wait(60)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.mark.cluster

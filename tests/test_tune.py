@@ -99,8 +99,9 @@ def wait_for(what: Callable[[], object], seconds: float = 120) -> None:
 
 
 def test_a_failed_trial_is_recorded_and_does_not_end_the_sweep(
-    home: Path, data: str, ray_cluster: None, capsys: pytest.CaptureFixture[str]
+    home: Path, data: str, ray_cluster: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "160")  # a narrower table breaks its words
     tune_command(space_file(home, "two", TWO), data=data, name="two", max_concurrent=1)
     said = capsys.readouterr()
     assert "2 trials (Grid, of 2 combinations), each 1 worker of 1 CPUs and 0 GPUs, 1 at once; then 2 runs of the best" in said.out
