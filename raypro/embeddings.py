@@ -15,8 +15,7 @@ from torch import nn
 
 from raypro.config import InputError
 from raypro.data.labelled import LabelledData
-from raypro.data.labelled_source import Embedded
-from raypro.data.plan import CONTROL_TOKENS
+from raypro.data.labelled_source import Embedded, token_spans
 from raypro.home import home
 
 
@@ -34,17 +33,16 @@ def embedded(
         device: where.
     """
     examples = data.read(split)
-    path = home() / "embeddings" / digest_of(data, split, encoder, shape) / f"{split}.npy"
+    path = home() / "embeddings" / digest_of(data, encoder, shape) / f"{split}.npy"
     if not path.is_file():
-        tokens = int(examples.lengths.sum()) + CONTROL_TOKENS * len(examples)
-        _require_space(path, tokens * int(encoder.width) * 4)  # type: ignore[arg-type]
+        _require_space(path, int(token_spans(examples)[1].sum()) * int(encoder.width) * 4)  # type: ignore[arg-type]
         _compute(path, Embedded(examples), encoder, token_budget, device)
     return Embedded(examples, np.load(path, mmap_mode="r"))
 
 
-def digest_of(data: LabelledData, split: str, encoder: nn.Module, shape: dict[str, Any]) -> str:
-    """Return what the vectors of a split depend on, as a short digest."""
-    known = hashlib.sha256(f"{data.manifest.checksum} {split} {json.dumps(shape, sort_keys=True)}".encode())
+def digest_of(data: LabelledData, encoder: nn.Module, shape: dict[str, Any]) -> str:
+    """Return what the vectors of labelled data depend on, as a short digest."""
+    known = hashlib.sha256(f"{data.manifest.checksum} {json.dumps(shape, sort_keys=True)}".encode())
     for name, weight in sorted(encoder.state_dict().items()):
         known.update(name.encode())
         known.update(weight.detach().cpu().contiguous().numpy().tobytes())
@@ -56,16 +54,14 @@ def _compute(path: Path, data: Embedded, encoder: nn.Module, token_budget: int, 
     """Write all vectors, to a temporary name that is renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    examples = data.examples
-    starts = examples.starts[:-1] + CONTROL_TOKENS * np.arange(len(examples))
-    widths = examples.lengths + CONTROL_TOKENS
+    starts, widths = token_spans(data.examples)
     vectors: NDArray[np.float32] = np.lib.format.open_memmap(
         temporary,
         mode="w+",
         dtype=np.float32,
         shape=(int(widths.sum()), int(encoder.width)),  # type: ignore[arg-type]
     )
-    batches = data.batches(np.arange(len(examples)), token_budget)
+    batches = data.batches(np.arange(len(data.examples)), token_budget)
     for rows, batch in track(batches, f"embedding {path.stem}", transient=True, disable=len(batches) < 2):
         for row, vector in zip(rows, encoder(batch.tokens.to(device)).float().cpu().numpy(), strict=True):
             vectors[starts[row] : starts[row] + widths[row]] = vector[: widths[row]]

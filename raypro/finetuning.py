@@ -180,8 +180,8 @@ class FineTuned:
     """Validation metrics of the checkpoint."""
 
     @classmethod
-    def load(cls, path: str | Path) -> "FineTuned":
-        """Load a checkpoint's model, in evaluation mode, on the CPU.
+    def load(cls, path: str | Path, device: torch.device | str = "cpu") -> "FineTuned":
+        """Load a checkpoint's model, in evaluation mode, onto a device.
 
         Raises:
             InputError: there is no usable checkpoint, or it is of a pre-training run.
@@ -194,13 +194,13 @@ class FineTuned:
             )
         model = experiment.task.build(experiment.encoder.build())
         checkpoint.load_weights(model, loaded)
-        return cls(model.eval(), experiment, loaded.step, loaded.metrics)
+        return cls(model.eval().to(device), experiment, loaded.step, loaded.metrics)
 
     def predict(self, batches: Iterable[tuple[np.ndarray, LabelledBatch]]) -> dict[int, Any]:
-        """Return the predictions of batches by row."""
-        task = self.experiment.task
+        """Return the predictions of batches by row, made where the model lies."""
+        task, device = self.experiment.task, next(self.model.parameters()).device
         return {
             row: value
-            for rows, prepared, outputs in forward(task, self.model, batches, "cpu", self.experiment.precision == "bf16")
+            for rows, prepared, outputs in forward(task, self.model, batches, device, self.experiment.precision == "bf16")
             for row, value in zip(rows.tolist(), task.predictions(outputs, prepared), strict=True)
         }

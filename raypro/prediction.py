@@ -20,6 +20,7 @@ from raypro import tracking
 from raypro.config import InputError, nearest
 from raypro.core import checkpoint
 from raypro.core.batch import LabelledBatch
+from raypro.core.distributed import best_device
 from raypro.data.plan import CONTROL_TOKENS, cut_by_budget, pack, tokenise
 from raypro.data.readers import pieces_of, read_piece
 from raypro.data.records import REJECTS, Limits, binary_buffers, clean
@@ -84,9 +85,8 @@ def predict_command(
     require_place(out, overwrite)
     if out.exists() and sequences.exists() and out.samefile(sequences):
         raise InputError(f"{out}: that is the file of sequences; give another name")
-    loaded = FineTuned.load(find_checkpoint(model))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    loaded.model.to(device)
+    device = best_device()
+    loaded = FineTuned.load(find_checkpoint(model), device)
     console, rejects = Console(), out.with_name(f"{out.name}.rejects.tsv")
     limits = Limits(max_length=max_length)
     survey = read_through(sequences, sequence_column, limits, rejects)

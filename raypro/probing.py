@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from rich.console import Console
 from rich.table import Table
 
 from raypro.config import InputError
 from raypro.core import checkpoint
+from raypro.core.distributed import best_device
 from raypro.data.labelled import LabelledData
 from raypro.encoder import load_encoder
 from raypro.evaluate import probe_plots
@@ -52,7 +52,7 @@ def evaluate_command(
         seed: of what is drawn: families, residues, random weights.
     """
     require_probe(probe)
-    loaded = load_encoder(encoder, "cuda" if torch.cuda.is_available() else "cpu")
+    loaded = load_encoder(encoder, best_device())
     if probe == FAMILIES:
         found = evaluate_families(loaded, data, pooling, True, seed, families, members, family_column)
     else:

@@ -29,6 +29,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from raypro.cluster.session import ray_session
 from raypro.config import InputError, to_plain
 from raypro.core.checkpoint import MODEL_FILES
+from raypro.core.distributed import best_device
 from raypro.data.corpus import sha256_of
 from raypro.data.plan import tokenise
 from raypro.data.records import Limits
@@ -291,8 +292,3 @@ def finish(job: EmbeddingJob, out: Path) -> None:
     """Join the parts to ``out`` and remove them."""
     join_parts(sorted(job.parts.glob("*.arrow")), job.parts / f"joined{out.suffix}", out)
     shutil.rmtree(job.parts)
-
-
-def best_device() -> torch.device:
-    """Return the GPU where this process has one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

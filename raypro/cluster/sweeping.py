@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import ray
-import torch
 
 from raypro.cluster.train import WORKERS_START, describe_corpus, describe_experiment, describe_labelled
 from raypro.cluster.trial import Shared, data_key
 from raypro.cluster.trials import close, run_trials
 from raypro.config import RunFailed
 from raypro.core import checkpoint
+from raypro.core.distributed import best_device
 from raypro.data.corpus import Corpus
 from raypro.data.labelled import LabelledData
 from raypro.experiment import AnyExperiment, FineTuning
@@ -160,7 +160,9 @@ class _Desk:
 
     def averaged(self, runs: Ranked, splits: list[str]) -> dict[str, dict[str, float]]:
         """Return split -> metrics of the mean of what the runs with several seeds predict: an ensemble, which costs no further training."""
-        models = [FineTuned.load(trial.path / f"step_{result.step:08d}") for trial, result in runs if result.step is not None]
+        models = [
+            FineTuned.load(trial.path / f"step_{result.step:08d}", best_device()) for trial, result in runs if result.step is not None
+        ]
         scores: dict[str, dict[str, float]] = {}
         for split in splits if models else ():
             examples = self.source.read(split)
@@ -172,12 +174,11 @@ class _Desk:
     def shared(self, experiments: Iterable[AnyExperiment]) -> Shared:
         """Put what the trials read into Ray's object store, once."""
         splits, starts = {}, {}
-        device = "cuda" if torch.cuda.is_available() else "cpu"
         for experiment in experiments:
             if not isinstance(experiment, FineTuning):
                 break
             if (key := data_key(experiment)) not in splits:
-                loaded = Finetuning.load(experiment, device).splits
+                loaded = Finetuning.load(experiment, best_device()).splits
                 # a view of plain type: of a mapped file Ray would make a copy in every process
                 plain = {s: e if e.vectors is None else replace(e, vectors=np.asarray(e.vectors)) for s, e in loaded.items()}
                 splits[key] = ray.put(plain)

@@ -17,6 +17,7 @@ from raypro.cluster.resources import Node, alive_nodes, shortage, this_machine
 from raypro.cluster.session import ray_session
 from raypro.cluster.worker import run_worker
 from raypro.config import InputError, RunFailed
+from raypro.core.distributed import best_device
 from raypro.data.corpus import Corpus
 from raypro.data.labelled import LabelledData
 from raypro.experiment import AnyExperiment, Experiment, FineTuning, Workers, experiment_of
@@ -69,7 +70,7 @@ def finetune(experiment: FineTuning, resume: bool = False) -> Outcome:
         data.manifest.checksum,
         resume,
         describe=lambda outbox: describe_labelled(outbox, experiment, data),
-        conclude=lambda outcome, outbox: score_and_report(FineTuned.load(outcome.best), data, outcome.run, outbox),
+        conclude=lambda outcome, outbox: score_and_report(FineTuned.load(outcome.best, best_device()), data, outcome.run, outbox),
     )
 
 

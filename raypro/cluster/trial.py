@@ -20,6 +20,7 @@ from ray.actor import ActorHandle
 from raypro.address import first_line
 from raypro.config import InputError, RunFailed
 from raypro.core import checkpoint
+from raypro.core.distributed import best_device
 from raypro.core.loop import TrainState
 from raypro.data.labelled import Examples
 from raypro.data.labelled_source import Embedded
@@ -195,6 +196,6 @@ def _test_scores(experiment: AnyExperiment, run: Path, shared: Shared) -> dict[s
         return {}
     from raypro.scoring import predict_split  # matplotlib: most trials need it not
 
-    model = FineTuned.load(_folder(run, _steps_by_score(run, experiment)[0]))
+    model = FineTuned.load(_folder(run, _steps_by_score(run, experiment)[0]), best_device())
     examples = {split: ray.get(reference) for split, reference in shared.tests.items()}
     return {split: predict_split(model, one)[1] for split, one in examples.items()}

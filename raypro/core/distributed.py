@@ -12,6 +12,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 
+def best_device() -> torch.device:
+    """Return the GPU where this process has one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def is_distributed() -> bool:
     """Return whether there is a process group."""
     return dist.is_available() and dist.is_initialized()

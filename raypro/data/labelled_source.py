@@ -41,12 +41,16 @@ class Embedded:
         batch = self.examples.batch(rows)
         if self.vectors is None:
             return batch
-        starts = self.examples.starts[rows] + CONTROL_TOKENS * rows
-        widths = self.examples.lengths[rows] + CONTROL_TOKENS
+        starts, widths = token_spans(self.examples)
         padded = torch.zeros(*batch.tokens.shape, self.vectors.shape[1])
-        for place, (start, width) in enumerate(zip(starts, widths, strict=True)):
+        for place, (start, width) in enumerate(zip(starts[rows], widths[rows], strict=True)):
             padded[place, :width] = torch.from_numpy(np.array(self.vectors[start : start + width]))
         return replace(batch, vectors=padded)
+
+
+def token_spans(examples: Examples) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return where each sequence's tokens, its control tokens too, begin in the row of all of them, and how many they are: [n] each."""
+    return examples.starts[:-1] + CONTROL_TOKENS * np.arange(len(examples)), examples.lengths + CONTROL_TOKENS
 
 
 def steps_of(count: int, size: int, seed: int, epoch: int) -> list[NDArray[np.int64]]:

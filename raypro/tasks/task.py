@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from raypro.config import InputError
 from raypro.core.batch import LabelledBatch
-from raypro.core.objectives.objective import Objective, Prepared
+from raypro.core.objectives.objective import Objective
 from raypro.data.labelled import Examples, LabelledData
 
 Interval = tuple[float, float]
@@ -110,6 +110,3 @@ def require_head(hidden: int, dropout: float) -> None:
         raise InputError(f"task: {hidden} hidden units; give 1 or more")
     if not 0 <= dropout < 1:
         raise InputError(f"task.dropout: {dropout} must be in [0, 1)")
-
-
-__all__ = ["Interval", "Prepared", "PreparedSequences", "Task", "TaskModel", "require_head", "require_labels"]
