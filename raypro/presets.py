@@ -18,11 +18,11 @@ from raypro.tasks.regression import Regression
 from raypro.tasks.tape import TASKS
 
 SCRATCH: dict[str, Encoder] = {
-    "convolution": ConvolutionShape(width=192, residues="onehot", residual=False, norm="none", dropout=0.0),
+    "convolution": ConvolutionShape(width=192, residues="onehot", residual=False, norm="none", activation="relu", dropout=0.0),
     "transformer": TransformerShape(layers=4, width=128, heads=4, hidden=512),
     "onehot": OneHotShape(),
 }
-"""Encoders that start from random weights, or have none. The convolutions are those that did best on TAPE's stability."""
+"""Encoders that start from random weights, or have none. The plain convolutions are those that validated best on TAPE's stability."""
 FROM_SCRATCH = Adam(learning_rate=5e-4, beta2=0.999, warmup_steps=200, weight_decay=0.01)
 
 

@@ -15,7 +15,8 @@ from raypro.core.reference.heads import loop_convolution, loop_layer_norm
 from tests.small import TINY, batch_of, random_sequences
 
 SMALL = ConvolutionShape(layers=2, width=6, kernel=3, dropout=0.0)
-SHAPES = [SMALL, replace(SMALL, residual=False), replace(SMALL, norm="none"), replace(SMALL, kernel=5, dilation_growth=2, layers=3)]
+PLAIN = replace(SMALL, residues="onehot", residual=False, norm="none", activation="relu")
+SHAPES = [SMALL, replace(SMALL, residual=False), replace(SMALL, norm="none"), replace(SMALL, kernel=5, dilation_growth=2, layers=3), PLAIN]
 Shape = ConvolutionShape | OneHotShape | TransformerShape
 
 
@@ -25,11 +26,12 @@ def plain(encoder: Convolution, tokens: Tensor) -> Tensor:
     def norm(layer: torch.nn.Module, vector: Tensor) -> Tensor:
         return loop_layer_norm(layer, vector) if isinstance(layer, torch.nn.LayerNorm) else vector
 
-    x = encoder.embedding.weight[tokens]
+    onehot = encoder.shape.residues == "onehot"
+    x = encoder.embedding.table[tokens] if onehot else encoder.embedding.weight[tokens]
     for depth, block in enumerate(encoder.blocks):
         normal = torch.stack([norm(block.norm, vector) for vector in x])
         y = loop_convolution(block.convolution.weight, block.convolution.bias, normal, encoder.shape.dilation_growth**depth)
-        y = y * (1 + torch.erf(y / 2**0.5)) / 2
+        y = y * (1 + torch.erf(y / 2**0.5)) / 2 if encoder.shape.activation == "gelu" else y * (y > 0)
         x = x + y if encoder.shape.residual else y
     return torch.stack([norm(encoder.norm, vector) for vector in x])
 
@@ -66,7 +68,7 @@ def test_a_sequence_has_the_same_vectors_alone_and_beside_longer_ones(shape: Sha
         )
 
 
-@pytest.mark.parametrize("shape", [SMALL, OneHotShape()], ids=str)
+@pytest.mark.parametrize("shape", [SMALL, PLAIN, OneHotShape()], ids=str)
 def test_control_tokens_and_padding_are_zero(shape: Shape) -> None:
     encoder = shape.build()
     for parameter in encoder.parameters():

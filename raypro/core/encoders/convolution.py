@@ -3,21 +3,25 @@
 Small convolutional networks match them on mutational landscapes (Shanehsazzadeh et al. 2020). A layer is a residual block with a
 dilated convolution, a plain form of ByteNet's as CARP has it (Yang et al. 2022):
 
-    x <- x + dropout(gelu(convolution(norm(x))))
+    x <- x + dropout(activation(convolution(norm(x))))
 
 Legend: B sequences, T tokens, D width.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor, nn
-from torch.nn.functional import gelu
+from torch.nn.functional import gelu, relu
 
 from raypro.config import InputError
 from raypro.core.alphabet import PAD, SIZE, STANDARD
 from raypro.core.encoders.onehot import OneHotShape
 from raypro.core.residues import convolve, only_residues, residue_mask, residue_mean
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": gelu, "relu": relu}
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,8 @@ class ConvolutionShape:
     """Probability of dropping an embedding or a filter's output."""
     residual: bool = True
     """Add what goes into a convolution to what comes out."""
+    activation: Literal["gelu", "relu"] = "gelu"
+    """What follows each convolution."""
     norm: Literal["layer", "none"] = "layer"
     """Normalise each residue's vector before each convolution and at the end, or nowhere."""
 
@@ -94,7 +100,7 @@ class Block(nn.Module):
 
     def __init__(self, shape: ConvolutionShape, width: int, dilation: int) -> None:
         super().__init__()
-        self.residual = shape.residual
+        self.residual, self.activation = shape.residual, ACTIVATIONS[shape.activation]
         self.norm = _norm(shape)
         padding = shape.kernel // 2 * dilation
         self.convolution = nn.Conv1d(width, shape.width, shape.kernel, padding=padding, dilation=dilation)
@@ -103,7 +109,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """Return [B, T, D] for x [B, T, D]; ``mask`` [B, T] is True at residues, which alone are seen."""
         seen = only_residues(self.norm(x), mask)  # in this order, because what normalises zeros has a bias
-        y: Tensor = self.dropout(gelu(convolve(self.convolution, seen)))
+        y: Tensor = self.dropout(self.activation(convolve(self.convolution, seen)))
         return x + y if self.residual else y
 
 
