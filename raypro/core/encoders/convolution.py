@@ -20,7 +20,6 @@ from raypro.core.alphabet import PAD, SIZE, STANDARD
 from raypro.core.encoders.onehot import OneHotShape
 from raypro.core.residues import convolve, only_residues, residue_mask, residue_mean
 
-
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": gelu, "relu": relu}
 
 
