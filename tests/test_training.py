@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,8 +29,9 @@ from tests.small import random_sequences, tiny_experiment, write_corpus
 
 pytestmark = pytest.mark.cluster
 
-STEPS = 150
-"""Some two and a half epochs."""
+STEPS = 250
+"""Some four epochs: long enough that what is killed after its first checkpoint, at KILL_AT, is killed before its end."""
+KILL_AT = 25
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +105,7 @@ def test_a_killed_worker_changes_nothing(undisturbed: Outcome, experiment: Exper
     run, victims = run_folder(killed.name), []
 
     def kill_a_worker() -> None:
-        wait_for_step(run, 55)
+        wait_for_step(run, KILL_AT)
         workers = [p for p in psutil.process_iter(["cmdline"]) if any("RayTrainWorker" in part for part in p.info["cmdline"] or [])]
         victims.extend(workers)
         workers[-1].send_signal(signal.SIGKILL)
@@ -119,16 +121,20 @@ def test_a_killed_worker_changes_nothing(undisturbed: Outcome, experiment: Exper
 
 @pytest.fixture(scope="module")
 def orphan(experiment: Experiment, home: Path) -> Path:
-    """Return the folder of a run whose driver was killed in mid-epoch."""
+    """Return the folder of a run whose driver and workers were killed in mid-epoch, as by a plug that is pulled."""
     orphaned = replace(experiment, name="killed-driver")
     program = f"from raypro.cluster.train import *; pretrain(Experiment.from_plain({orphaned.to_plain()!r}))"
     driver = subprocess.Popen([sys.executable, "-c", program], start_new_session=True)
-    wait_for_step(run_folder(orphaned.name), 55)
-    children = psutil.Process(driver.pid).children(recursive=True)
-    driver.kill()
+    wait_for_step(run_folder(orphaned.name), KILL_AT)
+    killed = [psutil.Process(driver.pid), *psutil.Process(driver.pid).children(recursive=True)]
+    for process in killed:  # stopped first: none trains on while the others are being killed
+        with suppress(psutil.NoSuchProcess):
+            process.suspend()
+    for process in killed:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
     driver.wait()
-    for child in psutil.wait_procs(children, timeout=20)[1]:  # Ray ends with its driver; what does not is ours to end
-        child.kill()
+    psutil.wait_procs(killed, timeout=20)
     return run_folder(orphaned.name)
 
 
