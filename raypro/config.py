@@ -37,8 +37,10 @@ def to_plain(value: Any) -> Any:
 def from_plain(hint: Any, value: Any, where: str = "") -> Any:
     """Return ``value`` (as :func:`to_plain` made it) as an instance of the type ``hint``; strict.
 
+    A missing field gets its default: what an older version saved, before there was that field, can still be read.
+
     Raises:
-        InputError: an unknown or missing field, a value of another type than its field's; names the field.
+        InputError: an unknown field, a missing one without a default, a value of another type than its field's; names the field.
     """
     origin, args = get_origin(hint), get_args(hint)
     place = where or "configuration"
@@ -88,7 +90,7 @@ def _from_mapping(cls: Any, value: Any, where: str) -> Any:
     hints = get_type_hints(cls)
     names = [f.name for f in dataclasses.fields(cls)]
     unknown = [name for name in value if name not in names and name != "kind"]
-    missing = [name for name in names if name not in value]
+    missing = [f.name for f in dataclasses.fields(cls) if f.name not in value and _has_no_default(f)]
     prefix = f"{where}." if where else ""
     if unknown:
         raise InputError(f"{prefix}{unknown[0]}: no such field of {cls.__name__}{nearest(unknown[0], names)}")
@@ -96,4 +98,8 @@ def _from_mapping(cls: Any, value: Any, where: str) -> Any:
         raise InputError(f"{where or 'configuration'}: expected {cls.__name__}, got {value['kind']}")
     if missing:
         raise InputError(f"{prefix}{missing[0]}: missing field of {cls.__name__}")
-    return cls(**{name: from_plain(hints[name], value[name], f"{prefix}{name}") for name in names})
+    return cls(**{name: from_plain(hints[name], value[name], f"{prefix}{name}") for name in names if name in value})
+
+
+def _has_no_default(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING

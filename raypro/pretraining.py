@@ -51,7 +51,7 @@ class Pretraining:
             self.reader_of(plan),
             rank=rank(),
             workers=world_size(),
-            accumulation=self.experiment.batches.accumulation,
+            accumulation_at=self.experiment.batches.accumulation_at,
             epochs=self.experiment.budget.epochs,
             cursor=Cursor.from_plain(cursor) if cursor else None,
             step=step,

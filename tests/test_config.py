@@ -53,6 +53,8 @@ def test_any_field_can_be_changed_on_the_command_line() -> None:
         default=EXPERIMENT,
     )
     assert found.optimizer.learning_rate == 1e-4 and found.objective.pair_weight == 2
+    later = parse(Experiment, ["--batches.accumulation-changes", "100", "2", "200", "4"], default=EXPERIMENT)
+    assert later.batches.accumulation_changes == ((100, 2), (200, 4))
     assert found.budget == Budget(minutes=3.0)
     assert replace(found, optimizer=EXPERIMENT.optimizer, objective=EXPERIMENT.objective, budget=EXPERIMENT.budget) == EXPERIMENT
 
@@ -85,3 +87,12 @@ def test_names_that_are_no_folder_are_refused() -> None:
             replace(EXPERIMENT, name=name)
     with pytest.raises(InputError, match="accumulation"):
         Batches(accumulation=0)
+    for changes in (((5, 2), (3, 1)), ((5, 0),), ((5, 1), (5, 2))):
+        with pytest.raises(InputError, match="batches.accumulation_changes: give pairs"):
+            Batches(accumulation_changes=changes)
+
+
+def test_what_was_saved_before_there_was_a_field_has_its_default() -> None:
+    plain = EXPERIMENT.to_plain()
+    del plain["batches"]["accumulation_changes"]
+    assert Experiment.from_plain(plain) == EXPERIMENT

@@ -233,12 +233,12 @@ def test_two_workers_take_the_steps_of_plain_loops(two_workers, gather):
         else:
             prepared = [OBJECTIVE.prepare(batch) for batch in batches]
             loss = sum(OBJECTIVE.sums(state.model, p)[0] for p in prepared) / sum(p.counts["terms"] for p in prepared)
-        state.gradients.zero()
+        state.playing.gradients.zero()
         loss.backward()
-        state.gradients.clip(ADAM.clip_norm)
-        for group in state.optimizer.param_groups:
+        state.playing.gradients.clip(ADAM.clip_norm)
+        for group in state.playing.optimizer.param_groups:
             group["lr"] = state.learning_rate
-        state.optimizer.step()
+        state.playing.optimizer.step()
         state.step += 1
         losses.append(float(loss.detach()))
     assert losses == pytest.approx(two_workers[gather]["losses"], abs=1e-9)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from raypro.config import InputError
+from raypro.core.alphabet import MASK, SEP, SIZE
 from raypro.core.batch import Batch
 from raypro.core.encoders.convolution import Convolution, ConvolutionShape
 from raypro.core.encoders.onehot import OneHotShape
@@ -26,8 +27,7 @@ def plain(encoder: Convolution, tokens: Tensor) -> Tensor:
     def norm(layer: torch.nn.Module, vector: Tensor) -> Tensor:
         return loop_layer_norm(layer, vector) if isinstance(layer, torch.nn.LayerNorm) else vector
 
-    onehot = encoder.shape.residues == "onehot"
-    x = encoder.embedding.table[tokens] if onehot else encoder.embedding.weight[tokens]
+    x = encoder.embedding.weight[tokens]
     for depth, block in enumerate(encoder.blocks):
         normal = torch.stack([norm(block.norm, vector) for vector in x])
         y = loop_convolution(block.convolution.weight, block.convolution.bias, normal, encoder.shape.dilation_growth**depth)
@@ -135,3 +135,17 @@ def test_a_batch_without_residues_gives_zeros_and_finite_gradients(shape: Shape)
 def test_a_shape_that_cannot_be_is_refused_by_name(field: str, value: float) -> None:
     with pytest.raises(InputError, match=rf"encoder\.{field}: "):
         replace(SMALL, **{field: value})
+
+
+@pytest.mark.parametrize("shape", [TINY, replace(TINY, norm="post", positions="rotary"), SMALL, PLAIN], ids=str)
+def test_one_hot_inputs_are_seen_as_tokens_are_and_carry_a_gradient(shape: TransformerShape | ConvolutionShape) -> None:
+    encoder = shape.build().double().eval()
+    tokens = batch_of("MKVLAYTWWQX", "MKV").tokens
+    inputs = torch.nn.functional.one_hot(tokens, SIZE).double().requires_grad_()
+    seen, expected = encoder(tokens, inputs), encoder(tokens)
+    torch.testing.assert_close(seen, expected, rtol=1e-12, atol=1e-12)
+    (gradient,) = torch.autograd.grad(seen[0, 1:-1].square().sum(), inputs)
+    assert (gradient[0, 1:-1].abs().sum(dim=-1) > 0).all()
+    blank = torch.full_like(tokens[:, 1:-1], MASK)  # the inputs decide, not the tokens whose place they take
+    hidden = torch.cat([tokens[:, :1], torch.where(tokens[:, 1:-1] > SEP, blank, tokens[:, 1:-1]), tokens[:, -1:]], dim=1)
+    torch.testing.assert_close(encoder(hidden, inputs), expected, rtol=1e-12, atol=1e-12)

@@ -85,7 +85,7 @@ def test_a_step_is_the_same_whatever_it_is_cut_into_and_however_many_workers_sha
         job = Finetuning(resolved(tiny_fine_tuning(data), LabelledData.open(data)), {"train": Embedded(examples)})
         state = job.state(torch.device("cpu"))
         train_step(state, batches)
-        gradients.append(state.gradients.flat)
+        gradients.append(state.players[0].gradients.flat)
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
 
 

@@ -14,6 +14,7 @@ from raypro.core.alphabet import CLS, PAD, SEP, encode
 from raypro.data.corpus import Corpus
 from raypro.data.plan import Cursor, PackedBatch, Plan, WindowTask, digest, pack, tokenise
 from raypro.data.source import TrainingSource, read_here
+from raypro.experiment import Batches
 from tests.small import random_sequences, write_corpus
 
 SEQUENCES = random_sequences(300, 1, 90)
@@ -122,11 +123,13 @@ def test_a_source_goes_on_from_its_cursor_with_the_same_batches(corpus: Corpus) 
     def tokens(source: TrainingSource, steps: int) -> list[bytes]:
         return [b.tokens.numpy().tobytes() for batches in islice(source, steps) for b in batches]
 
-    whole = TrainingSource(plan, read_here(plan), accumulation=2, epochs=2)
+    whole = TrainingSource(plan, read_here(plan), accumulation_at=lambda step: 2, epochs=2)
     everything = tokens(whole, 10_000)
-    first = TrainingSource(plan, read_here(plan), accumulation=2, epochs=2)
+    first = TrainingSource(plan, read_here(plan), accumulation_at=lambda step: 2, epochs=2)
     begun = tokens(first, 9)
-    second = TrainingSource(plan, read_here(plan), accumulation=2, epochs=2, cursor=Cursor.from_plain(first.cursor()), step=9)
+    second = TrainingSource(
+        plan, read_here(plan), accumulation_at=lambda step: 2, epochs=2, cursor=Cursor.from_plain(first.cursor()), step=9
+    )
     assert begun + tokens(second, 10_000) == everything
     assert whole.epoch() == pytest.approx(2)
 
@@ -165,3 +168,21 @@ def test_digests_add_up_and_tell_sets_apart() -> None:
 def test_a_budget_that_holds_no_sequence_is_refused(corpus: Corpus) -> None:
     with pytest.raises(InputError, match="batches.token_budget: 50 tokens do not hold"):
         plan_of(corpus, budget=50)
+
+
+def test_steps_grow_where_the_accumulation_changes_and_every_batch_is_used_once(corpus: Corpus) -> None:
+    plan = plan_of(corpus)
+    batches = Batches(accumulation_changes=((3, 4), (5, 2)))
+
+    def steps(cursor: Cursor | None = None, step: int = 0) -> TrainingSource:
+        return TrainingSource(plan, read_here(plan), accumulation_at=batches.accumulation_at, epochs=2, cursor=cursor, step=step)
+
+    whole = steps()
+    taken = list(whole)
+    assert [len(step) for step in taken[:8]] == [1, 1, 1, 4, 4, 2, 2, 2]
+    rows = Counter(row for step in taken for batch in step for row in batch.rows.tolist())
+    assert rows == Counter({row: 2 for row in range(300)})
+    first = steps()
+    begun = list(islice(first, 4))
+    rest = list(steps(Cursor.from_plain(first.cursor()), step=4))
+    assert [[b.tokens.tolist() for b in step] for step in begun + rest] == [[b.tokens.tolist() for b in step] for step in taken]

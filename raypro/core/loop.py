@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from raypro.config import InputError
 from raypro.core.batch import Batch
 from raypro.core.distributed import FlatGradients, rank, sum_over_workers
-from raypro.core.objectives.objective import Objective, Prepared
+from raypro.core.objectives.objective import Objective, Player, Prepared, players_of
 from raypro.core.optimizer import Adam
 from raypro.core.random import seed_of
 
@@ -38,8 +39,18 @@ class Meter:
         self.slots += sum(batch.tokens.numel() for batch in batches)
 
 
+class PlayerState:
+    """A player's parameters, the optimizer that changes them, and their gradients."""
+
+    def __init__(self, player: Player, model: nn.Module, adam: Adam) -> None:
+        self.player, self.adam = player, player.adam or adam
+        self.parameters = [p for part in player.parts for p in model.get_submodule(part).parameters() if p.requires_grad]
+        self.optimizer = self.adam.build(self.parameters)
+        self.gradients = FlatGradients(self.parameters)
+
+
 class TrainState:
-    """Everything that changes in training: the model, its optimizer, and how far it has come."""
+    """Everything that changes in training: the model, its players' optimizers, and how far it has come."""
 
     def __init__(
         self,
@@ -52,12 +63,12 @@ class TrainState:
         device: torch.device | str = "cpu",
         bf16: bool = False,
     ) -> None:
-        self.objective, self.adam, self.seed, self.total_steps = objective, adam, seed, total_steps
+        self.objective, self.seed, self.total_steps = objective, seed, total_steps
         self.device, self.bf16 = torch.device(device), bf16
         self.model = model.to(self.device)
-        self.optimizer = adam.build(self.model)
-        self.gradients = FlatGradients(self.model.parameters())
+        self.players = [PlayerState(player, self.model, adam) for player in players_of(objective)]
         self.step = 0
+        """Optimizer steps taken, of all players."""
         self.tokens = 0
         """Tokens (residues and control tokens) trained on, over all workers, as of the last logging."""
         self.seconds = 0.0
@@ -77,17 +88,35 @@ class TrainState:
         return Meter(len(self.quantities), len(self.count_names), self.device)
 
     @property
+    def playing(self) -> PlayerState:
+        """The player whose step is the next."""
+        place = self.step % sum(state.player.steps for state in self.players)
+        for state in self.players:
+            if place < state.player.steps:
+                return state
+            place -= state.player.steps
+        raise AssertionError("a turn without a player")
+
+    @property
     def learning_rate(self) -> float:
-        """Rate of the next step."""
-        return self.adam.rate_at(self.step, self.total_steps)
+        """Rate of the next step, which every player's schedule counts over the steps of all."""
+        return self.playing.adam.rate_at(self.step, self.total_steps)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs beside the weights, as tensors and plain values."""
-        return {"optimizer": self.optimizer.state_dict(), **{name: getattr(self, name) for name in _PROGRESS}}
+        optimizers = {state.player.name: state.optimizer.state_dict() for state in self.players}
+        return {"optimizers": optimizers, **{name: getattr(self, name) for name in _PROGRESS}}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Continue from what :meth:`state_dict` returned; the weights are loaded apart."""
-        self.optimizer.load_state_dict(saved["optimizer"])
+        """Continue from what :meth:`state_dict` returned; the weights are loaded apart.
+
+        Raises:
+            InputError: it is not the state of these players.
+        """
+        if list(saved.get("optimizers", ())) != [state.player.name for state in self.players]:
+            raise InputError("this training state has other optimizers (an older raypro's?): it cannot be resumed, its weights can be used")
+        for state in self.players:
+            state.optimizer.load_state_dict(saved["optimizers"][state.player.name])
         for name in _PROGRESS:
             setattr(self, name, saved[name])
 
@@ -139,24 +168,31 @@ _PROGRESS = ("step", "tokens", "seconds", "best", "stale")
 
 
 def train_step(state: TrainState, batches: Sequence[Batch]) -> None:
-    """Take one optimizer step on the micro-batches of this worker, and those that the other workers give at the same time."""
+    """Take one optimizer step on the micro-batches of this worker, and those that the other workers give at the same time.
+
+    It is the step of one player: only its parameters get gradients, which alone are summed over the workers.
+    """
     state.model.train()
+    playing = state.playing
+    for other in state.players:
+        for parameter in other.parameters:
+            parameter.requires_grad_(other is playing)
     prepared = [state.objective.prepare(batch) for batch in batches]
     counts = state.local_counts(prepared)
-    scales = state.weights / sum_over_workers(counts.clone())[state.count_of].clamp(min=1)
+    scales = playing.player.sign * state.weights / sum_over_workers(counts.clone())[state.count_of].clamp(min=1)
 
     torch.manual_seed(seed_of(state.seed, state.step, rank()))  # dropout: a function of the step, so resuming needs no generator's state
-    state.gradients.zero()
+    playing.gradients.zero()
     total = torch.zeros_like(state.meter.sums)
     for item in prepared:
         sums = state.sums(item)
         torch.dot(sums, scales.to(sums.dtype)).backward()
         total += sums.detach()
-    sum_over_workers(state.gradients.flat)
-    state.meter.norms += state.gradients.clip(state.adam.clip_norm)
-    for group in state.optimizer.param_groups:
+    sum_over_workers(playing.gradients.flat)
+    state.meter.norms += playing.gradients.clip(playing.adam.clip_norm)
+    for group in playing.optimizer.param_groups:
         group["lr"] = state.learning_rate
-    state.optimizer.step()
+    playing.optimizer.step()
 
     state.step += 1
     state.meter.steps += 1

@@ -1,5 +1,6 @@
 """Adam and its learning rate over steps."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -48,9 +49,9 @@ class Adam:
         if self.warmup_steps < 0 or self.weight_decay < 0:
             raise InputError("optimizer.warmup_steps and weight_decay must not be negative")
 
-    def build(self, module: nn.Module) -> torch.optim.AdamW:
-        """Return the optimizer of a module's parameters."""
-        trained = [p for p in module.parameters() if p.requires_grad]
+    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.AdamW:
+        """Return the optimizer of those parameters that ask for a gradient."""
+        trained = [p for p in parameters if p.requires_grad]
         matrices, others = [p for p in trained if p.ndim > 1], [p for p in trained if p.ndim <= 1]
         groups: list[dict[str, Any]] = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
         betas = (self.beta1, self.beta2)

@@ -43,7 +43,7 @@ class TrainingSource:
     """The steps of one worker, for :func:`raypro.core.loop.fit`.
 
     All workers take the same number of steps in an epoch: one that runs out of its windows feeds fillers, which weigh nothing,
-    so no sequence is dropped to make ends equal.
+    so no sequence is dropped to make ends equal. ``accumulation_at`` gives the micro-batches of the step after so many finished ones.
     """
 
     def __init__(
@@ -53,14 +53,14 @@ class TrainingSource:
         *,
         rank: int = 0,
         workers: int = 1,
-        accumulation: int = 1,
+        accumulation_at: Callable[[int], int] = lambda step: 1,
         epochs: int | None = None,
         cursor: Cursor | None = None,
         step: int = 0,
         device: torch.device | str = "cpu",
     ) -> None:
         self.plan, self.reader, self.rank, self.workers = plan, reader, rank, workers
-        self.accumulation, self.epochs, self.device, self.step = accumulation, epochs, torch.device(device), step
+        self.accumulation_at, self.epochs, self.device, self.step = accumulation_at, epochs, torch.device(device), step
         self.first = cursor.dealt_to(workers) if cursor else plan.start(0, workers)
         self.present = self.first
         self.position = self.first.done[rank]
@@ -99,12 +99,20 @@ class TrainingSource:
         hand = cursor.hand(self.rank)
         self.present, self.position, self.epoch_started = cursor, cursor.done[self.rank], self.step
         mine = sum(self.plan.count(task) for task in hand)
-        self.steps_in_epoch = -(-int(max_over_workers(mine, self.device)) // self.accumulation)
+        sizes = list(self._sizes(int(max_over_workers(mine, self.device))))
+        self.steps_in_epoch = len(sizes)
         batches = islice(stream, mine)
-        for _ in range(self.steps_in_epoch):
-            taken = list(islice(batches, self.accumulation))
+        for size in sizes:
+            taken = list(islice(batches, size))
             self.step += 1
             for packed in taken:
                 self.position = (self.position[0] + 1, 0) if packed.last else (self.position[0], packed.index + 1)
                 self.record.append(Use(self.step, packed.epoch, packed.window, packed.index, len(packed.rows), digest(packed.rows)))
-            yield [*map(to_batch, taken), *[Batch.filler()] * (self.accumulation - len(taken))]
+            yield [*map(to_batch, taken), *[Batch.filler()] * (size - len(taken))]
+
+    def _sizes(self, batches: int) -> Iterator[int]:
+        """Yield the numbers of micro-batches of the steps from here on that it takes to use so many."""
+        step = self.step
+        while batches > 0:
+            yield (size := self.accumulation_at(step))
+            step, batches = step + 1, batches - size

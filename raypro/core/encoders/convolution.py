@@ -80,10 +80,13 @@ class Convolution(nn.Module):
         """Dimension D of the output vectors."""
         return self.shape.width
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Return vectors [B, T, D] for tokens [B, T] int64; those at padding and control tokens are zero."""
+    def forward(self, tokens: Tensor, inputs: Tensor | None = None) -> Tensor:
+        """Return vectors [B, T, D] for tokens [B, T] int64; those at padding and control tokens are zero.
+
+        ``inputs`` [B, T, V], where given, are seen in the tokens' place: weights over the alphabet, through which gradients flow.
+        """
         mask = residue_mask(tokens)
-        x = self.dropout(self.embedding(tokens))
+        x = self.dropout(self.embedding(tokens) if inputs is None else inputs @ self.embedding.weight)
         for block in self.blocks:
             x = block(x, mask)
         return only_residues(self.norm(x), mask)

@@ -21,15 +21,15 @@ class OneHotShape:
 class OneHot(nn.Module):
     """Token ids to one-hot vectors. It has no parameters and nothing that a checkpoint would keep."""
 
-    table: Tensor
-    """[SIZE, 21] the vector of each token."""
+    weight: Tensor
+    """[SIZE, 21] the vector of each token, where an embedding has its matrix."""
 
     def __init__(self, shape: OneHotShape) -> None:
         super().__init__()
         self.shape = shape
         table = torch.eye(self.width)[torch.from_numpy(TOKEN_TO_CLASS)]  # -1, no standard amino acid, is the last place
         table[[PAD, CLS, SEP]] = 0.0
-        self.register_buffer("table", table, persistent=False)
+        self.register_buffer("weight", table, persistent=False)
 
     @property
     def width(self) -> int:
@@ -41,7 +41,7 @@ class OneHot(nn.Module):
 
         Place 20 is for what is no standard amino acid: B, O, U, X, Z, unknown and masked residues.
         """
-        return self.table[tokens]
+        return self.weight[tokens]
 
     @staticmethod
     def summary(h: Tensor, tokens: Tensor) -> Tensor:

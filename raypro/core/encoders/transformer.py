@@ -60,12 +60,14 @@ class Transformer(nn.Module):
         """Dimension D of the output vectors."""
         return self.shape.width
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, inputs: Tensor | None = None) -> Tensor:
         """Return vectors [B, T, D] for tokens [B, T] int64; those at padding are meaningless.
+
+        ``inputs`` [B, T, V], where given, are seen in the tokens' place: weights over the alphabet, through which gradients flow.
 
         Post-norm normalises the embedding, pre-norm the output: either way every vector that leaves has been normalised.
         """
-        x = self.embedding(tokens) * math.sqrt(self.width)
+        x = (self.embedding(tokens) if inputs is None else inputs @ self.embedding.weight) * math.sqrt(self.width)
         rotations = None
         if self.shape.positions == "sinusoidal":
             x = x + _sinusoids(tokens.shape[1], self.width, x.device).to(x.dtype)

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from raypro.core.batch import Batch
+from raypro.core.optimizer import Adam
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,22 @@ class Quantity:
     """The count that its sum is divided by, over all workers and accumulation steps: a key of ``Prepared.counts``."""
     weight: float
     """Its mean's weight in the loss; 0 for what is only watched."""
+
+
+@dataclass(frozen=True)
+class Player:
+    """One of those who take turns at training a model, with parameters, an optimizer and gradients of its own."""
+
+    name: str
+    """Its name in the logs."""
+    parts: tuple[str, ...] = ("",)
+    """The model's submodules that it owns, by name; the empty name is the whole model."""
+    steps: int = 1
+    """Optimizer steps of a turn."""
+    sign: float = 1.0
+    """What it minimises is the loss times this: -1 for a player that wants the loss to be high."""
+    adam: Adam | None = None
+    """Its optimizer; None: the experiment's."""
 
 
 class Prepared(Protocol):
@@ -52,3 +69,17 @@ class Objective(Protocol):
 
     def sums(self, model: Any, prepared: Any) -> Tensor:
         """Return the sums [number of quantities], differentiable where their weight is not 0; zero and connected for a filler."""
+
+
+@runtime_checkable
+class Game(Protocol):
+    """An objective of several players, who take turns in the order given. While one plays, no other's parameter asks for a gradient."""
+
+    @property
+    def players(self) -> tuple[Player, ...]:
+        """The players; together they own the whole model."""
+
+
+def players_of(objective: Objective) -> tuple[Player, ...]:
+    """Return an objective's players: most have one, that owns the whole model."""
+    return objective.players if isinstance(objective, Game) else (Player("model"),)
