@@ -23,7 +23,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from raypro.config import InputError
 from raypro.core.alphabet import PAD
@@ -200,10 +199,15 @@ class ContrastiveModel(nn.Module):
 
 
 def pad(x: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Return [P, N, D] with zeros where a sequence has no patch, for packed vectors x [M, D]."""
+    """Return [P, N, D] with zeros where a sequence has no patch, for packed vectors x [M, D].
+
+    torch's own ``pad_packed_sequence`` copies all of the gradient once for each length.
+    """
     if sizes[0] == sizes[-1]:
         return x.view(len(sizes), sizes[0], -1)
-    return pad_packed_sequence(PackedSequence(x, torch.tensor(sizes)))[0]
+    has = torch.arange(sizes[0]) < torch.tensor(sizes)[:, None]
+    places = has.flatten().nonzero().squeeze(1).to(x.device, non_blocking=True)
+    return x.new_zeros(has.numel(), x.shape[1]).index_copy(0, places, x).view(*has.shape, -1)
 
 
 def _ints(values: Tensor) -> tuple[int, ...]:
