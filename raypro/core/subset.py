@@ -1,0 +1,194 @@
+"""Relaxed subsets and straight-through choices (McDermott et al. 2020, Algorithms 1 and 3). Nothing here draws random numbers.
+
+Algorithm 1, after Xie and Ermon 2019: a relaxed choice of k of the valid positions of a row, by scores s and Gumbel noise.
+
+    g_1 = s + noise        p_j = softmax(g_j / t)        g_(j+1) = g_j + log(max(1 - p_j, eps))        result = p_1 + ... + p_k
+
+Where p nears 1, 1 - p is all that is left of it: in float32 soon 0, before that mostly rounding. At most one position of a row has
+p > 1/2. There 1 - p is taken as the sum of the row's other p, whose last digits are right however small it is; elsewhere
+log(1 - p) is log1p(-p). What autograd would divide and cancel is written so that neither happens (:func:`_round_back`).
+
+Legend: B rows (sequences), T positions, n rows that have a round j, k rounds of a row, O options; y = g / t the logits.
+"""
+
+from collections.abc import Iterator
+from functools import cache
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+EPS = 1e-18
+"""The floor of 1 - p, as published."""
+
+ROWS = {"cpu": 16, "cuda": 4096}
+"""Rows of the plain form that go through at once: on a CPU few enough that all their p fit in its cache."""
+
+Numbers = TypeVar("Numbers", Tensor, NDArray[np.float64])
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def relaxed_subset(scores: Tensor, noise: Tensor, valid: Tensor, counts: Tensor, temperature: float) -> Tensor:
+    """Return how much of each position is chosen [B, T]: the sum of a row's ``counts`` rounds of Algorithm 1.
+
+    Each row stops at its own count and sums to it. A position that is not valid has 0, as have all of a row with a count of 0 or without
+    a valid position; what ``scores`` holds there does not matter. As t falls the result tends to the ``counts`` highest of
+    scores + noise.
+
+    The result has the scores' precision, float32 at the least, autocast or not. There is no gradient of the gradient. On a GPU with
+    Triton each direction is one kernel. Neither direction keeps the p: the backward pass computes them again, a few rows (plain
+    form) or a few rounds (kernel) at a time.
+
+    Args:
+        scores: [B, T] s.
+        noise: [B, T] Gumbel noise, see :func:`gumbel`; zeros for the most likely subset.
+        valid: [B, T] bool, the positions to choose from.
+        counts: [B] int64, k of each row, at most its valid positions. Best on the host: on a device it is waited for.
+        temperature: t, above 0, in the unit of the scores.
+    """
+    exact = torch.promote_types(scores.dtype, torch.float32)
+    logits = (scores.to(exact) + noise.to(exact)) / temperature
+    relaxed: Tensor = _RelaxedSubset.apply(logits, valid, counts, float(temperature))  # type: ignore[no-untyped-call]
+    return relaxed
+
+
+def hard_subset(relaxed: Tensor, counts: Tensor, valid: Tensor) -> Tensor:
+    """Return [B, T] bool: the ``counts`` [B] highest of ``relaxed`` [B, T] among the ``valid`` [B, T] positions of each row.
+
+    Exactly so many (all valid ones where they are fewer); of equals the first.
+    """
+    order = relaxed.masked_fill(~valid, -torch.inf).argsort(dim=1, descending=True, stable=True)
+    ranks = torch.arange(relaxed.shape[1], device=relaxed.device)
+    chosen = (ranks < counts.to(relaxed.device)[:, None]).expand_as(valid)
+    return torch.zeros_like(valid).scatter_(1, order, chosen) & valid
+
+
+def threshold_subset(relaxed: Tensor, valid: Tensor) -> Tensor:
+    """Return [B, T] bool: the ``valid`` [B, T] positions with ``relaxed`` [B, T] > 0.5, as in Algorithm 3."""
+    return (relaxed > 0.5) & valid
+
+
+def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
+    """Return ``hard`` in the precision of ``soft`` (of the same shape, finite), with the gradient of ``soft`` (Algorithm 3)."""
+    return hard.to(soft.dtype) + (soft - soft.detach())
+
+
+def gumbel_softmax(scores: Tensor, noise: Tensor, temperature: float) -> Tensor:
+    """Return softmax((scores + noise) / t) [..., O]: a relaxed choice of one option (Jang et al. 2017), in float32 at the least."""
+    exact = torch.promote_types(scores.dtype, torch.float32)
+    return ((scores.to(exact) + noise.to(exact)) / temperature).softmax(dim=-1)
+
+
+def gumbel(uniform: Numbers) -> Numbers:
+    """Return Gumbel noise -log(-log(u)) from uniform numbers u in [0, 1), in their precision, float32 at the least; always finite."""
+    if isinstance(uniform, Tensor):
+        u = uniform.to(torch.promote_types(uniform.dtype, torch.float32))
+        limits = torch.finfo(u.dtype)
+        return -(-u.clamp(limits.tiny, 1 - limits.eps / 2).log()).log()
+    double = np.finfo(np.float64)
+    return -np.log(-np.log(np.clip(uniform.astype(np.float64), double.tiny, 1 - double.epsneg)))
+
+
+@cache
+def _kernels() -> ModuleType | None:
+    """Return the module of kernels; None where there is no Triton."""
+    if find_spec("triton") is None:
+        return None
+    from raypro.core import subset_triton
+
+    return subset_triton
+
+
+class _RelaxedSubset(torch.autograd.Function):
+    """Logits (s + noise) / t to the sum of the rounds."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, valid: Tensor, counts: Tensor, temperature: float) -> Tensor:
+        # A finite floor: of a row without a valid position the softmax is a number, which the last line takes away.
+        y = logits.masked_fill(~valid, torch.finfo(logits.dtype).min / 4)
+        ctx.save_for_backward(y, valid, counts)
+        ctx.temperature = temperature
+        kernels = _kernels() if y.is_cuda else None
+        result = kernels.forward(y, counts, temperature, EPS) if kernels else _forward(y, counts, temperature)
+        return result.masked_fill_(~valid, 0.0)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_result: Tensor) -> tuple[Tensor | None, ...]:
+        y, valid, counts = ctx.saved_tensors
+        d_result = d_result.to(y.dtype).masked_fill(~valid, 0.0)
+        kernels = _kernels() if y.is_cuda else None
+        if kernels:
+            return kernels.backward(y, counts, d_result, ctx.temperature, EPS), None, None, None
+        return _backward(y, counts, d_result, ctx.temperature), None, None, None
+
+
+def _forward(y: Tensor, counts: Tensor, temperature: float) -> Tensor:
+    result = torch.zeros_like(y)
+    for rows, sizes in _blocks(counts, y.device):
+        total = torch.zeros_like(y[rows])
+        for p in _rounds(y[rows], sizes, temperature):
+            total[: len(p)] += p
+        result[rows] = total
+    return result
+
+
+def _backward(y: Tensor, counts: Tensor, d_result: Tensor, temperature: float) -> Tensor:
+    d_y = torch.zeros_like(y)
+    for rows, sizes in _blocks(counts, y.device):
+        d_total, d = d_result[rows], torch.zeros_like(y[rows])
+        for p in reversed(list(_rounds(y[rows], sizes, temperature))):
+            _round_back(p, d_total[: len(p)], d[: len(p)], temperature)
+        d_y[rows] = d
+    return d_y
+
+
+def _blocks(counts: Tensor, device: torch.device) -> Iterator[tuple[Tensor, list[int]]]:
+    """Yield rows that go together, those with most rounds first, and how many of them have a first round, a second and so on."""
+    host = counts.cpu()
+    for rows in host.argsort(descending=True, stable=True).split(ROWS.get(device.type, ROWS["cuda"])):
+        k = host[rows]
+        yield rows.to(device), (k > torch.arange(int(k[0]))[:, None]).sum(dim=1).tolist()
+
+
+def _rounds(y: Tensor, sizes: list[int], temperature: float) -> Iterator[Tensor]:
+    """Yield p [n, T] of each round; ``y`` is used up."""
+    for n in sizes:
+        p = y[:n].softmax(dim=1)
+        yield p
+        top, rest = _complement(p)
+        y[:n].add_(p.neg().log1p_().scatter_(1, top, rest.clamp(min=EPS).log_()), alpha=1 / temperature)
+
+
+def _complement(p: Tensor) -> tuple[Tensor, Tensor]:
+    """Return where the highest p of each row is, and 1 minus it [n, 1]: the sum of the others."""
+    top = p.argmax(dim=1, keepdim=True)
+    return top, p.scatter(1, top, 0.0).sum(dim=1, keepdim=True)
+
+
+def _round_back(p: Tensor, d_total: Tensor, d: Tensor, temperature: float) -> None:
+    """Turn ``d``, the gradient of a round's next logits, into that of its own, in place. All are [n, T].
+
+    With v the gradient of p, from y' = y + log(max(1 - p, eps)) / t and p = softmax(y):
+
+        v_i = d_total_i - d_i m_i / (t (1 - p_i))        d_i += p_i (v_i - sum_k p_k v_k)        m_i = 1 where 1 - p_i > eps, else 0
+
+    For the highest p of a row, at a, v_a may be as large as 1 / eps and all but cancel. With q = 1 - p_a, A = v_a q and R the sum of
+    p_k v_k over the others, which never are,
+
+        d_a += p_a (A - R)        d_k += p_k v_k - (p_k / q) (q R + p_a A)
+
+    where p_k / q is at most 1.
+    """
+    top, q = _complement(p)
+    p_top, d_top, d_total_top = p.gather(1, top), d.gather(1, top), d_total.gather(1, top)
+    a = d_total_top * q - d_top * (q > EPS) / temperature
+    p_v = (d_total - d / (1 - p).mul_(temperature)).mul_(p).scatter_(1, top, 0.0)
+    r = p_v.sum(dim=1, keepdim=True)
+    share = p / q.clamp(min=torch.finfo(p.dtype).tiny)
+    d.add_(p_v).addcmul_(share, q * r + p_top * a, value=-1).scatter_(1, top, d_top + p_top * (a - r))
