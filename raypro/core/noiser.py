@@ -17,9 +17,10 @@ from raypro.core.alphabet import PAD, SIZE, STANDARD, TOKEN_TO_CLASS
 from raypro.core.encoders.transformer import TransformerShape
 from raypro.core.gru import packed_gru
 
-MASK_OPTION, KEEP_OPTION, FIRST_REPLACEMENT = range(3)
-OPTIONS = FIRST_REPLACEMENT + len(STANDARD)
-"""O: MASK, keep, then a replacement by each of the standard residues, in the order of STANDARD."""
+HIDE, KEEP, REPLACE = range(3)
+"""The options: show MASK, keep what is there, and the first of the replacements."""
+OPTIONS = REPLACE + len(STANDARD)
+"""O: after MASK and keep a replacement by each of the standard residues, in the order of STANDARD."""
 
 EXCLUDED = -1e9
 """The score of an option that a token has not: with any noise and temperature its probability is 0, and so is its gradient."""
@@ -87,8 +88,8 @@ class Noiser(nn.Module):
         """
         scores = self.scores(self.states(tokens))
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-        itself = self.own_class[tokens][:, :, None] == torch.arange(-FIRST_REPLACEMENT, len(STANDARD), device=tokens.device)
-        itself[:, :, :FIRST_REPLACEMENT] = False  # tokens of no class have -1
+        itself = self.own_class[tokens][:, :, None] == torch.arange(-REPLACE, len(STANDARD), device=tokens.device)
+        itself[:, :, :REPLACE] = False  # tokens of no class have -1
         return scores[:, :, 0], scores[:, :, 1:].masked_fill(itself, EXCLUDED)
 
 
