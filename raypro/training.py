@@ -15,6 +15,7 @@ from raypro.core import checkpoint
 from raypro.core.batch import Batch
 from raypro.core.distributed import broadcast_model, max_over_workers, rank
 from raypro.core.loop import TrainState, fit
+from raypro.core.objectives.objective import Watched
 from raypro.data.source import Use
 from raypro.experiment import AnyExperiment
 from raypro.outbox import Outbox
@@ -25,6 +26,8 @@ Report = Callable[[dict[str, float], Path | None], None]
 
 RESUMED = "resumed_at_step"
 """Tag of a run that went on from a checkpoint: the step of the last time."""
+WARNING = "warning"
+"""Tag of a run in which something is wrong that does not end it: what, and since when."""
 RECORD = "record"
 """Folder, within the run's, of the record of sequences used."""
 
@@ -108,6 +111,7 @@ class Hooks:
         self.outbox = Outbox(run, "worker") if rank() == 0 else None
         self.validated_at = state.step if state.step else -1
         self.process = psutil.Process()
+        self.well_at, self.warned = state.step, False
 
     def __call__(self, state: TrainState) -> bool:
         """Do what is due after a step; return whether training ends."""
@@ -138,7 +142,9 @@ class Hooks:
         """Log the means since the last logging, if there was a step since."""
         if not state.meter.steps:
             return
-        metrics = {f"{'speed' if name in SPEEDS else 'train'}/{name}": value for name, value in state.take_metrics().items()}
+        means = state.take_metrics()
+        self.watch(state, means)
+        metrics = {grouped("speed" if name in SPEEDS else "train", name): value for name, value in means.items()}
         metrics |= {"train/learning_rate": state.learning_rate, "train/epoch": self.source.epoch(), "train/tokens": state.tokens}
         metrics["system/memory_gb"] = self.process.memory_info().rss / 1e9
         if state.device.type == "cuda":
@@ -146,9 +152,21 @@ class Hooks:
         if self.outbox:
             self.outbox.metrics(state.step, metrics)
 
+    def watch(self, state: TrainState, means: dict[str, float]) -> None:
+        """Warn once of what the objective says has been wrong for too long."""
+        objective = state.objective
+        if not isinstance(objective, Watched) or self.warned:
+            return
+        wrong = objective.warning(means)
+        if not wrong:
+            self.well_at = state.step
+        elif self.outbox and state.step - self.well_at >= objective.warn_after:
+            self.warned = True
+            self.outbox.tags({WARNING: f"{wrong} (for {state.step - self.well_at} steps, at step {state.step})"})
+
     def validate(self, state: TrainState) -> None:
         """Judge the model, keep the record of what was used, and write a checkpoint."""
-        metrics = {f"valid/{name}": value for name, value in self.job.judge(state).items()}
+        metrics = {grouped("valid", name): value for name, value in self.job.judge(state).items()}
         name, order = self.experiment.selected_by
         score = metrics[name] if order == "min" else -metrics[name]
         state.best, state.stale = (score, 0) if score < state.best else (state.best, state.stale + 1)
@@ -161,6 +179,11 @@ class Hooks:
             self.outbox.checkpoint(path, state.step, metrics)
         self.report({**metrics, "step": state.step}, path)
         self.validated_at = state.step
+
+
+def grouped(group: str, name: str) -> str:
+    """Return a metric's name within a group; one that has a section of its own keeps it: ``train_noiser/entropy``."""
+    return f"{group}_{name}" if "/" in name else f"{group}/{name}"
 
 
 SPEEDS = ("tokens_per_second", "steps_per_second", "padding_waste", "waiting_for_data")

@@ -14,6 +14,7 @@ from raypro.core import checkpoint
 from raypro.core.alphabet import CLS, SEP, STANDARD, encode
 from raypro.core.loop import TrainState, evaluate
 from raypro.core.masking import Masked
+from raypro.core.objectives.adversarial import Adversarial
 from raypro.core.objectives.mlm import MaskedLanguageModel
 from raypro.data.corpus import Corpus
 from raypro.data.synthetic import read_contacts
@@ -149,8 +150,11 @@ def average_maps(
 
 
 def _masked(experiment: Experiment) -> Iterator[Masked]:
+    objective = experiment.objective
+    if isinstance(objective, Adversarial):
+        objective = objective.random_masking()
     for batch in validation_batches(experiment):
-        yield experiment.objective.prepare(batch).masked
+        yield objective.prepare(batch).masked
 
 
 def _members(corpus: Corpus, split: str, most: int) -> dict[str, list[str]]:

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from raypro.experiment import Budget
 from raypro.outbox import FOLDER, read_records
-from raypro.training import RESUMED
+from raypro.training import RESUMED, WARNING
 
 INTERVAL = 0.5
 LINE_INTERVAL = 10.0
@@ -77,6 +77,8 @@ class RunProgress:
                 self.position = position
                 if record and RESUMED in record.get("values", {}):
                     self.console.print(f"training goes on from the checkpoint of step {record['values'][RESUMED]}", highlight=False)
+                elif record and WARNING in record.get("values", {}):
+                    self.console.print(f"warning: {record['values'][WARNING]}", highlight=False)
                 elif record and record["kind"] == "metrics":
                     self.first_point = self.first_point or time.monotonic()
                     self.step = record["step"]

@@ -129,6 +129,16 @@ class Corpus:
         """Return the number of residues of a split."""
         return sum(f.residues for f in self.files(split))
 
+    def length_range(self, split: str) -> tuple[int, int]:
+        """Return the lengths of the shortest and of the longest sequence of a split that is not empty, from the files' statistics."""
+        ranges = []
+        for file in self.files(split):
+            metadata, column = pq.read_metadata(self.path / file.name), SCHEMA.get_field_index("length")
+            for group in range(metadata.num_row_groups):
+                statistics = metadata.row_group(group).column(column).statistics
+                ranges.append((statistics.min, statistics.max))
+        return min(low for low, _ in ranges), max(high for _, high in ranges)
+
     def row_groups(self, split: str) -> list[RowGroup]:
         """Return the row groups of a split, in order: from the manifest alone, no file is read."""
         size, first, groups = self.manifest.row_group_rows, 0, []

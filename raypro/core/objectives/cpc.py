@@ -98,6 +98,19 @@ class CPC:
             )
         return ContrastiveModel(encoder)
 
+    def require_lengths(self, shortest: int, longest: int) -> None:
+        """Check that some sequence has enough patches.
+
+        Raises:
+            InputError: none has.
+        """
+        least = (self.t_min + 1 + self.steps_ahead) * self.patch_length
+        if longest < least:
+            raise InputError(
+                f"objective: no sequence is long enough: the longest has {longest} residues, a contrast {self.steps_ahead} patches ahead "
+                f"takes {least}; lower --objective.steps-ahead, or take another corpus"
+            )
+
     def prepare(self, batch: Batch) -> "Patches":
         """Cut the sequences that are long enough into patches."""
         lengths = residue_mask(batch.tokens).sum(dim=1)

@@ -105,9 +105,9 @@ def token_sums(logits: Tensor, labels: Tensor) -> Tensor:
     return torch.stack([loss, correct.to(loss.dtype)])
 
 
-def require_rates(mask_rate: float, mask_share: float, random_share: float) -> None:
+def require_rates(mask_rate: float, mask_share: float, random_share: float, name: str = "mask_rate") -> None:
     """Raise InputError for rates that are none."""
     if not 0 < mask_rate <= 1:
-        raise InputError(f"objective.mask_rate: {mask_rate} is not in (0, 1]; the paper's is 0.15")
+        raise InputError(f"objective.{name}: {mask_rate} is not in (0, 1]; the papers' are 0.1 to 0.2")
     if min(mask_share, random_share) < 0 or mask_share + random_share > 1:
         raise InputError(f"objective.mask_share and random_share: {mask_share} and {random_share} must not be negative nor sum beyond 1")

@@ -76,8 +76,36 @@ class Game(Protocol):
     """An objective of several players, who take turns in the order given. While one plays, no other's parameter asks for a gradient."""
 
     @property
+    def judged_by(self) -> str:
+        """The quantity that says how good the model is, lower is better: the loss of a game does not, since its players pull both ways."""
+
+    @property
     def players(self) -> tuple[Player, ...]:
         """The players; together they own the whole model."""
+
+
+@runtime_checkable
+class Demanding(Protocol):
+    """An objective that not every corpus will do for."""
+
+    def require_lengths(self, shortest: int, longest: int) -> None:
+        """Check the lengths (residues) of the shortest and the longest sequence of a split.
+
+        Raises:
+            InputError: sequences of these lengths cannot be trained on; says which, and what to do.
+        """
+
+
+@runtime_checkable
+class Watched(Protocol):
+    """An objective whose training can go wrong without the loss showing it."""
+
+    @property
+    def warn_after(self) -> int:
+        """Steps for which something has to be wrong before a person is warned."""
+
+    def warning(self, means: Mapping[str, float]) -> str | None:
+        """Return what is wrong by the means of the quantities since the last logging, in a sentence; None where nothing is."""
 
 
 def players_of(objective: Objective) -> tuple[Player, ...]:
