@@ -34,7 +34,7 @@ from raypro.config import InputError
 from raypro.core.alphabet import CLASS_TO_TOKEN, MASK, SIZE, STANDARD, TOKEN_TO_CLASS
 from raypro.core.batch import Batch
 from raypro.core.masking import mask_residues
-from raypro.core.noiser import KEEP_OPTION, MASK_OPTION, OPTIONS, GRUNoiserShape, TransformerNoiserShape
+from raypro.core.noiser import HIDE, KEEP, OPTIONS, GRUNoiserShape, TransformerNoiserShape
 from raypro.core.objectives.mlm import MLM, MaskedLanguageModel, require_rates
 from raypro.core.objectives.objective import Player, Quantity
 from raypro.core.optimizer import Adam
@@ -270,15 +270,15 @@ def _shown_tokens(device: torch.device) -> Tensor:
 
 def noised_tokens(inputs: Tensor, taken: Tensor, shown: Tensor) -> Tensor:
     """Return the tokens [B, T] that the encoder sees: ``inputs`` [B, T] but for the options ``shown`` [B, T] where ``taken`` [B, T]."""
-    return torch.where(taken & (shown != KEEP_OPTION), _shown_tokens(inputs.device)[shown], inputs)
+    return torch.where(taken & (shown != KEEP), _shown_tokens(inputs.device)[shown], inputs)
 
 
 def mixed_inputs(inputs: Tensor, chosen: Tensor, option: Tensor) -> Tensor:
     """Return x~ [B, T, V] for tokens [B, T], weights of being masked [B, T] and of the options [B, T, O], through which gradients flow."""
     x = one_hot(inputs, SIZE).to(option.dtype)
     shown = one_hot(_shown_tokens(inputs.device), SIZE).to(option.dtype)
-    shown[KEEP_OPTION] = 0.0
-    return x + chosen[..., None] * (option @ shown + (option[..., KEEP_OPTION, None] - 1.0) * x)
+    shown[KEEP] = 0.0
+    return x + chosen[..., None] * (option @ shown + (option[..., KEEP, None] - 1.0) * x)
 
 
 def importance(scores: Tensor, candidates: Tensor, budgets: Tensor, cap: float) -> Tensor:
@@ -295,7 +295,7 @@ def what_the_noiser_does(p: Noised, scores: Tensor, taken: Tensor, shown: Tensor
     entropy = -(log_q.exp() * log_q * p.candidates).sum(dim=1)
     highest = p.candidates.sum(dim=1).clamp(min=2).log()
     entropies = ((entropy / highest) * taken.any(dim=1)).sum()  # 1: every residue as likely as another
-    ways = [taken.sum(), *[(taken & way).sum() for way in (shown == MASK_OPTION, shown == KEEP_OPTION, shown > KEEP_OPTION)]]
+    ways = [taken.sum(), *[(taken & way).sum() for way in (shown == HIDE, shown == KEEP, shown > KEEP)]]
     mask = residue_mask(p.tokens)
     places = ((mask.cumsum(dim=1) - 1).clamp(min=0) * BINS // mask.sum(dim=1, keepdim=True).clamp(min=1)).clamp(max=BINS - 1)
 
