@@ -1,5 +1,6 @@
 """What encoders and heads do over the residues of a batch, so that nothing depends on padding. Legend: B sequences, T tokens, D width."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
@@ -31,3 +32,15 @@ def convolve(convolution: nn.Conv1d, h: Tensor) -> Tensor:
     padding, dilation = (0, int(convolution.padding[0])), (1, convolution.dilation[0])
     out = conv2d(pixels, convolution.weight.unsqueeze(2), convolution.bias, padding=padding, dilation=dilation)
     return out.squeeze(2).transpose(1, 2)
+
+
+def embed(embedding: nn.Module, tokens: Tensor, inputs: Tensor | None) -> Tensor:
+    """Return embeddings [B, T, D] of tokens [B, T], or of the mixtures ``inputs`` [B, T, V] of tokens where they are given.
+
+    A mixture of one token is that token to the last digit, under autocast too.
+    """
+    if inputs is None:
+        return embedding(tokens)
+    weight: Tensor = embedding.weight  # type: ignore[assignment]
+    with torch.autocast(inputs.device.type, enabled=False):
+        return inputs.to(weight.dtype) @ weight

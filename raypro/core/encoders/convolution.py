@@ -18,7 +18,7 @@ from torch.nn.functional import gelu, relu
 from raypro.config import InputError
 from raypro.core.alphabet import PAD, SIZE, STANDARD
 from raypro.core.encoders.onehot import OneHotShape
-from raypro.core.residues import convolve, only_residues, residue_mask, residue_mean
+from raypro.core.residues import convolve, embed, only_residues, residue_mask, residue_mean
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": gelu, "relu": relu}
 
@@ -86,7 +86,7 @@ class Convolution(nn.Module):
         ``inputs`` [B, T, V], where given, are seen in the tokens' place: weights over the alphabet, through which gradients flow.
         """
         mask = residue_mask(tokens)
-        x = self.dropout(self.embedding(tokens) if inputs is None else inputs @ self.embedding.weight)
+        x = self.dropout(embed(self.embedding, tokens, inputs))
         for block in self.blocks:
             x = block(x, mask)
         return only_residues(self.norm(x), mask)

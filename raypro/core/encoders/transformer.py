@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from raypro.config import InputError
 from raypro.core.alphabet import PAD, SIZE
+from raypro.core.residues import embed
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Transformer(nn.Module):
 
         Post-norm normalises the embedding, pre-norm the output: either way every vector that leaves has been normalised.
         """
-        x = (self.embedding(tokens) if inputs is None else inputs @ self.embedding.weight) * math.sqrt(self.width)
+        x = embed(self.embedding, tokens, inputs) * math.sqrt(self.width)
         rotations = None
         if self.shape.positions == "sinusoidal":
             x = x + _sinusoids(tokens.shape[1], self.width, x.device).to(x.dtype)

@@ -6,12 +6,13 @@
 Of n standard residues of a sequence round(random_rate n) are masked at random (80/10/10), and of the others the noiser takes
 k = round(adversarial_rate n):
 
-    g = s(x) + Gumbel noise,   p = relaxed subset of k (Algorithm 1),   m = straight-through of p to the k highest
-    o = straight-through of softmax((option scores + Gumbel noise) / t) to the highest: MASK, keep, or one of 20 residues
+    s, u = noiser(x)           scores of residues, and of each residue's options
+    p = relaxed subset of k by s + Gumbel noise (Algorithm 1)        m = the k highest p, with the gradient of p (Algorithm 3)
+    o = the highest of (u + Gumbel noise) / t, with the gradient of its softmax: MASK, keep, or one of 20 residues
     x~_i = (1 - m_i) x_i + m_i (sum over options of o_i times what it shows)
 
-The encoder sees x~ by its embedding matrix, so that the loss has a gradient for the noiser. Each term of L also has m_i as a
-factor, 1 in the forward pass: that is how the noiser learns which residues are hard, and not only which inputs mislead.
+The encoder sees x~ by its embedding matrix, so that L has a gradient for the noiser. Each term of L also has m_i as a factor, 1 in
+the forward pass: so the noiser learns which residues are hard, and not only which inputs mislead.
 
 The players take turns: ``noiser_steps`` of the noiser, who wants L high, then ``encoder_steps`` of the encoder, who wants it low.
 While the encoder plays the noiser's choice is a constant, and the encoder sees tokens.
@@ -31,10 +32,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
 from raypro.config import InputError
-from raypro.core.alphabet import CLASS_TO_TOKEN, MASK, SIZE, STANDARD, TOKEN_TO_CLASS
+from raypro.core.alphabet import STANDARD, TOKEN_TO_CLASS
 from raypro.core.batch import Batch
 from raypro.core.masking import mask_residues
 from raypro.core.noiser import HIDE, KEEP, OPTIONS, GRUNoiserShape, TransformerNoiserShape
+from raypro.core.noising import importance, inclusion, mixed_inputs, noised_tokens, relative_entropy
 from raypro.core.objectives.mlm import MLM, MaskedLanguageModel, require_rates
 from raypro.core.objectives.objective import Player, Quantity
 from raypro.core.optimizer import Adam
@@ -47,6 +49,9 @@ _WHICH, _HOW = 3, 4
 BINS = 10
 """Parts of a sequence that the places of masked residues are counted in."""
 SHOWN = ("mask", "keep", "replace")
+"""The ways of masking."""
+LEAST_ENTROPY, MOST_SHARE = 0.02, 0.99
+"""Beyond these the noiser has collapsed."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +71,12 @@ class Adversarial:
     temperature: float = 0.5
     """t of the relaxed choices: the lower, the nearer they are to the hard ones, and the noisier their gradient."""
     choice: Literal["top", "threshold"] = "top"
-    """Which residues are masked: the k with the highest p; or, as Algorithm 3 has it, those with p > 0.5, which are not always k."""
+    """Which residues are masked: the k with the highest p; or, as Algorithm 3 has it, those with p > 0.5, which are not always k.
+    Means are then still over k a sequence, the number that is known before the noiser has chosen."""
     reweight: bool = False
-    """Weigh the encoder's loss by importance instead of masking a part at random (after Chen et al. 2020): a residue's term by
-    min(``weight_cap``, (k / n) / pi_i), pi_i = 1 - (1 - softmax(s)_i)^k being about the chance that the noiser takes it. So the
-    encoder's loss estimates that of uniform masking, whatever the noiser prefers."""
+    """Weigh the encoder's loss by importance instead of masking a part at random (after Chen et al. 2020): the term of residue i by
+    min(``weight_cap``, (k / n) / pi_i), where pi_i is about the probability that the noiser takes it. So the encoder's loss estimates
+    that of uniform masking, whatever the noiser prefers."""
     weight_cap: float = 5.0
     """Most that a term weighs by importance."""
     noiser_steps: int = 10
@@ -80,7 +86,7 @@ class Adversarial:
     noiser_optimizer: Adam = field(default_factory=lambda: Adam(1e-4, beta2=0.999, weight_decay=0.01, warmup_steps=0, decay="constant"))
     """How the noiser's weights change; the experiment's optimizer is the encoder's."""
     warn_after: int = 500
-    """Warn when the noiser has been collapsed for so many steps: no entropy left, or one way of masking only."""
+    """Warn when the noiser has been collapsed for so many steps: always the same residues, or one way of masking only."""
 
     def __post_init__(self) -> None:
         require_rates(self.adversarial_rate, self.mask_share, self.random_share, name="adversarial_rate")
@@ -165,94 +171,98 @@ class Adversarial:
             masked = mask_residues(batch, self.random_rate, self.mask_share, self.random_share)
             at_random[masked.rows, masked.columns] = True
             inputs = masked.inputs
-        candidates = (classes >= 0) & ~at_random
-        wanted = torch.tensor([self.budget(n) for n in (classes >= 0).sum(dim=1).tolist()])
-        keys, width = batch.keys.numpy(), batch.tokens.shape[1]
-        how = uniform(keys, width * OPTIONS, _HOW).reshape(-1, width, OPTIONS)
-        which = gumbel(torch.from_numpy(uniform(keys, width, _WHICH).astype(np.float32)))
-        return Noised(
-            batch.tokens,
-            inputs,
-            classes,
-            at_random,
-            candidates,
-            torch.minimum(wanted, candidates.sum(dim=1)),
-            which,
-            gumbel(torch.from_numpy(how.astype(np.float32))),
-        )
+        residues = classes >= 0
+        candidates = residues & ~at_random
+        k = torch.tensor([self.budget(n) for n in residues.sum(dim=1).tolist()]).minimum(candidates.sum(dim=1))
+        keys, draws = batch.keys.numpy(), max(1, int(k.max()))
+        which = uniform(keys, batch.tokens.shape[1], _WHICH)
+        how = uniform(keys, draws * OPTIONS, _HOW).reshape(-1, draws, OPTIONS)
+        noise = [gumbel(torch.from_numpy(drawn.astype(np.float32))) for drawn in (which, how)]
+        return Noised(batch.tokens, inputs, classes, at_random, candidates, k, *noise)
 
     def sums(self, model: "AdversarialModel", prepared: "Noised") -> Tensor:
         """Return the sums of :attr:`quantities`."""
-        p = prepared
-        scores, options = model.noiser(p.tokens)
-        relaxed = relaxed_subset(scores, p.which, p.candidates, p.budgets, self.temperature)
-        taken = hard_subset(relaxed, p.budgets, p.candidates) if self.choice == "top" else threshold_subset(relaxed, p.candidates)
-        soft = gumbel_softmax(options, p.how, self.temperature)
-        shown = soft.detach().argmax(dim=-1)  # [B, T] an option
-        if relaxed.requires_grad:  # the noiser plays
-            chosen = straight_through(taken.to(relaxed.dtype), relaxed)
-            option = straight_through(one_hot(shown, OPTIONS).to(soft.dtype), soft)
-            h = model.encoder(p.tokens, mixed_inputs(p.inputs, chosen, option))
+        x = prepared
+        s, u = model.noiser(x.tokens)
+        p = relaxed_subset(s, x.which, x.candidates, x.k, self.temperature)
+        taken = hard_subset(p, x.k, x.candidates) if self.choice == "top" else threshold_subset(p, x.candidates)
+        how = x.how_of(taken)
+        shown = (u.detach() + how).argmax(dim=-1)  # [B, T] an option
+        if p.requires_grad:  # the noiser plays
+            m = straight_through(taken, p)
+            o = straight_through(one_hot(shown, OPTIONS), gumbel_softmax(u, how, self.temperature))
+            h = model.encoder(x.tokens, mixed_inputs(x.inputs, m, o))
         else:
-            chosen = taken.to(relaxed.dtype)
-            h = model.hidden(noised_tokens(p.inputs, taken, shown))
+            m = taken.to(p.dtype)
+            h = model.hidden(noised_tokens(x.inputs, taken, shown))
         logits = model.token_logits(h)
-        logits = logits if logits.dtype == torch.float64 else logits.float()
-        losses = cross_entropy(logits.transpose(1, 2), p.classes, ignore_index=-1, reduction="none")  # [B, T], 0 where there is no class
-        weights = chosen
-        if self.reweight and not relaxed.requires_grad:
-            weights = chosen * importance(scores, p.candidates, p.budgets, self.weight_cap)
-        at_random, adversarial = (losses * p.at_random).sum(), (losses * weights).sum()
-        watched = losses.detach()
-        correct = ((logits.detach().argmax(dim=-1) == p.classes) & (p.at_random | taken)).sum()
-        parts = [adversarial + at_random, correct, (watched * taken).sum()] + ([at_random.detach()] if self.random_rate else [])
-        about = what_the_noiser_does(p, scores.detach(), taken, shown)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        losses = cross_entropy(logits.transpose(1, 2), x.classes, ignore_index=-1, reduction="none")  # [B, T], 0 where there is no class
+        pi = inclusion(s, x.candidates, x.k)
+        if self.reweight and not p.requires_grad:
+            m = m * importance(pi, x.candidates, x.k, self.weight_cap)
+        at_random, adversarial = (losses * x.at_random).sum(), (losses * m).sum()
+        correct = ((logits.detach().argmax(dim=-1) == x.classes) & (x.at_random | taken)).sum()
+        parts = [adversarial + at_random, correct, (losses.detach() * taken).sum()] + ([at_random.detach()] if self.random_rate else [])
+        entropy = (relative_entropy(pi, x.candidates, x.k) * (x.k > 0).to(pi.device)).sum()
+        about = torch.cat([entropy[None], *what_is_taken(x, taken, shown)])
         return torch.cat([torch.stack([part.to(losses.dtype) for part in parts]), about.to(losses.dtype)])
 
     def warning(self, means: Mapping[str, float]) -> str | None:
         """Return how the noiser has collapsed, from the means of the quantities; None where it has not."""
-        if means["noiser/entropy"] < 0.02:
-            return "the noiser has no entropy left: it masks the same residues whatever the noise"
+        if means["noiser/entropy"] < LEAST_ENTROPY:
+            return "the noiser has no entropy left: it takes the same residues whatever the noise"
         for name in SHOWN:
-            if means[f"noiser/{name}"] > 0.99:
+            if means[f"noiser/{name}"] > MOST_SHARE:
                 return f"the noiser has one way of masking left: {name}"
         return None
 
 
 @dataclass(frozen=True)
 class Noised:
-    """A batch masked at random, with the noise by which the noiser masks more of it. All [B, T], or what is said.
-
-    ``tokens`` int64: the sequences; ``inputs`` int64: after random masking; ``classes`` int64: 0..19, or -1 for what is no target;
-    ``at_random`` bool: masked at random; ``candidates`` bool: what the noiser may take; ``budgets`` [B] int64: how many it takes,
-    on the host; ``which`` and ``how`` [B, T, O]: Gumbel noise.
-    """
+    """A batch masked at random, with the noise by which the noiser masks more of it."""
 
     tokens: Tensor
+    """[B, T] int64: the sequences."""
     inputs: Tensor
+    """[B, T] int64: after random masking."""
     classes: Tensor
+    """[B, T] int64: 0..19, or -1 for what is no target."""
     at_random: Tensor
+    """[B, T] bool: masked at random."""
     candidates: Tensor
-    budgets: Tensor
+    """[B, T] bool: what the noiser may take."""
+    k: Tensor
+    """[B] int64, on the host: how many it takes."""
     which: Tensor
+    """[B, T] Gumbel noise of the choice of residues."""
     how: Tensor
+    """[B, K, O] Gumbel noise of the options: the first residue taken of a sequence has the first, and so on; K the highest k."""
 
     @property
     def counts(self) -> dict[str, int]:
         """Number of masked residues, of either kind, of residues the noiser chooses among, and of sequences that it masks."""
-        at_random, adversarial = int(self.at_random.sum()), int(self.budgets.sum())
+        at_random, adversarial = int(self.at_random.sum()), int(self.k.sum())
         return {
             "masked": at_random + adversarial,
             "random": at_random,
             "adversarial": adversarial,
             "candidates": int(self.candidates.sum()),
-            "sequences": int((self.budgets > 0).sum()),
+            "sequences": int((self.k > 0).sum()),
         }
 
+    def how_of(self, taken: Tensor) -> Tensor:
+        """Return the noise of the options [B, T, O] where ``taken`` [B, T]; elsewhere that of the last one taken before.
+
+        Where more than k are taken they begin again with the first.
+        """
+        number = (taken.cumsum(dim=1) - 1).clamp(min=0) % self.k.to(taken.device).clamp(min=1)[:, None]
+        return self.how.gather(1, number[:, :, None].expand(-1, -1, OPTIONS))
+
     def to(self, device: torch.device) -> "Noised":
-        """Return the same with its tensors on ``device``, the budgets excepted: the sampler needs them on the host."""
-        moved = {name: tensor.to(device, non_blocking=True) for name, tensor in vars(self).items() if name != "budgets"}
-        return Noised(**moved, budgets=self.budgets)
+        """Return the same with its tensors on ``device``, but k, which the sampler needs on the host."""
+        moved = {name: tensor.to(device, non_blocking=True) for name, tensor in vars(self).items() if name != "k"}
+        return Noised(**moved, k=self.k)
 
 
 class AdversarialModel(MaskedLanguageModel):
@@ -263,51 +273,16 @@ class AdversarialModel(MaskedLanguageModel):
         self.noiser = noiser
 
 
-def _shown_tokens(device: torch.device) -> Tensor:
-    """Return the token [O] that each option shows; MASK stands for keep too, and is not used."""
-    return torch.tensor([MASK, MASK, *CLASS_TO_TOKEN.tolist()], device=device)
-
-
-def noised_tokens(inputs: Tensor, taken: Tensor, shown: Tensor) -> Tensor:
-    """Return the tokens [B, T] that the encoder sees: ``inputs`` [B, T] but for the options ``shown`` [B, T] where ``taken`` [B, T]."""
-    return torch.where(taken & (shown != KEEP), _shown_tokens(inputs.device)[shown], inputs)
-
-
-def mixed_inputs(inputs: Tensor, chosen: Tensor, option: Tensor) -> Tensor:
-    """Return x~ [B, T, V] for tokens [B, T], weights of being masked [B, T] and of the options [B, T, O], through which gradients flow."""
-    x = one_hot(inputs, SIZE).to(option.dtype)
-    shown = one_hot(_shown_tokens(inputs.device), SIZE).to(option.dtype)
-    shown[KEEP] = 0.0
-    return x + chosen[..., None] * (option @ shown + (option[..., KEEP, None] - 1.0) * x)
-
-
-def importance(scores: Tensor, candidates: Tensor, budgets: Tensor, cap: float) -> Tensor:
-    """Return the weights [B, T] that make masking by scores [B, T] an estimate of uniform masking: min(cap, (k / n) / pi_i)."""
-    q = scores.detach().masked_fill(~candidates, torch.finfo(scores.dtype).min).softmax(dim=1)
-    k, n = budgets.to(scores.device)[:, None], candidates.sum(dim=1, keepdim=True)
-    taken = -torch.expm1(k * torch.log1p(-q.clamp(max=1 - 1e-6)))  # pi
-    return (k / n.clamp(min=1) / taken.clamp(min=1e-9)).clamp(max=cap)
-
-
-def what_the_noiser_does(p: Noised, scores: Tensor, taken: Tensor, shown: Tensor) -> Tensor:
-    """Return the sums of the noiser's quantities, in their order: entropy, ways of masking, residues and places taken, candidates."""
-    log_q = scores.masked_fill(~p.candidates, torch.finfo(scores.dtype).min).log_softmax(dim=1)
-    entropy = -(log_q.exp() * log_q * p.candidates).sum(dim=1)
-    highest = p.candidates.sum(dim=1).clamp(min=2).log()
-    entropies = ((entropy / highest) * taken.any(dim=1)).sum()  # 1: every residue as likely as another
-    ways = [taken.sum(), *[(taken & way).sum() for way in (shown == HIDE, shown == KEEP, shown > KEEP)]]
-    mask = residue_mask(p.tokens)
-    places = ((mask.cumsum(dim=1) - 1).clamp(min=0) * BINS // mask.sum(dim=1, keepdim=True).clamp(min=1)).clamp(max=BINS - 1)
+def what_is_taken(x: Noised, taken: Tensor, shown: Tensor) -> list[Tensor]:
+    """Return, in the order of the quantities, sums over those ``taken`` [B, T]: ways of masking, residues, places; then candidates."""
+    residues = residue_mask(x.tokens)
+    places = (residues.cumsum(dim=1) - 1).clamp(min=0) * BINS // residues.sum(dim=1, keepdim=True).clamp(min=1)
+    way = (shown > HIDE).long() + (shown > KEEP).long()  # a place in SHOWN
 
     def histogram(values: Tensor, counted: Tensor, size: int) -> Tensor:
-        return torch.zeros(size, device=values.device).index_add_(0, values.clamp(min=0).flatten(), counted.flatten().float())
+        zeros = torch.zeros(size, dtype=torch.float64, device=values.device)
+        return zeros.index_add_(0, values.clamp(0, size - 1).flatten(), counted.flatten().to(torch.float64))
 
-    classes = len(STANDARD)
-    return torch.cat(
-        [
-            torch.stack([entropies.float(), *[way.float() for way in ways]]),
-            histogram(p.classes, taken, classes),
-            histogram(places, taken, BINS),
-            histogram(p.classes, p.candidates, classes),
-        ]
-    )
+    of_taken = [taken.sum(dtype=torch.float64)[None], histogram(way, taken, len(SHOWN))]
+    of_taken += [histogram(x.classes, taken, len(STANDARD)), histogram(places, taken, BINS)]
+    return [*of_taken, histogram(x.classes, x.candidates, len(STANDARD))]
