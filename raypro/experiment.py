@@ -8,16 +8,19 @@ from raypro.core.encoders.convolution import ConvolutionShape
 from raypro.core.encoders.cpcprot import CPCProtShape
 from raypro.core.encoders.onehot import OneHotShape
 from raypro.core.encoders.transformer import TransformerShape
+from raypro.core.objectives.adversarial import Adversarial
 from raypro.core.objectives.cpc import CPC
 from raypro.core.objectives.mlm import MLM
+from raypro.core.objectives.objective import Game
 from raypro.core.objectives.pmlm import PMLM
 from raypro.core.optimizer import Adam
 from raypro.tasks.classification import Classification
 from raypro.tasks.contacts import Contacts
 from raypro.tasks.regression import Regression
 from raypro.tasks.residues import ResidueClassification
+from raypro.tasks.tape import TASKS
 
-Objective = MLM | PMLM | CPC
+Objective = MLM | PMLM | CPC | Adversarial
 """The objectives that there are. A new one is a file in ``raypro/core/objectives`` and a name in this line."""
 Encoder = TransformerShape | ConvolutionShape | CPCProtShape | OneHotShape
 """The encoders that there are: a file in ``raypro/core/encoders`` each, and a name in this line."""
@@ -129,6 +132,39 @@ class Tracking:
 
 
 @dataclass(frozen=True)
+class Probing:
+    """What checkpoints are probed on while training goes on (see ``raypro evaluate``): a curve over steps. Without a task: none."""
+
+    task: str | None = None
+    """What ``raypro evaluate --probe`` takes: a task, a kind of labels, families or contrastive."""
+    data: str | None = None
+    """Folder of its labelled data; for families and contrastive what ``raypro evaluate --data`` takes."""
+    every: int = 1
+    """Each so many-th checkpoint is probed. Those that wait for their probe stay on disk, and the run's end waits for them."""
+    examples: int = 1000
+    """Most examples that are fitted to, and most that are predicted, so that a probe is quick; of families in all."""
+    cpus: float = 0.5
+    """CPUs that Ray reserves for a probe, beside the workers; one probe runs at a time."""
+
+    def __post_init__(self) -> None:
+        if (self.task is None) != (self.data is None):
+            raise InputError("probe: give task and data, or neither")
+        if self.every < 1 or self.examples < 2 or self.cpus <= 0:
+            raise InputError("probe: every must be 1 or more, examples 2 or more, cpus above 0")
+
+    @property
+    def reserved(self) -> float:
+        """CPUs that must be there for probes."""
+        return self.cpus if self.task else 0.0
+
+    @property
+    def metric(self) -> str:
+        """Name of the figure that judges a checkpoint, higher is better: of several probes that of the best on validation."""
+        primary = TASKS[self.task]().primary if self.task in TASKS else "accuracy"
+        return f"probe/{self.task}/{primary}"
+
+
+@dataclass(frozen=True)
 class Experiment:
     """A pre-training run."""
 
@@ -152,6 +188,8 @@ class Experiment:
     """The processes that train."""
     tracking: Tracking = field(default_factory=Tracking)
     """Where the run is logged."""
+    probe: Probing = field(default_factory=Probing)
+    """What checkpoints are probed on while training goes on."""
     precision: Literal["float32", "bf16"] = "float32"
     """bf16: matrix products in bfloat16, weights and sums in float32."""
     compile: bool = False
@@ -159,12 +197,20 @@ class Experiment:
     seed: int = 0
     """Seed of the weights, the order of the data, the masking and the dropout."""
 
-    selected_by = ("valid/loss", "min")
-    """The validation metric by which the best checkpoint is chosen."""
     stage = "pretraining"
 
     def __post_init__(self) -> None:
         require_name(self.name)
+
+    @property
+    def selected_by(self) -> tuple[str, Literal["min", "max"]]:
+        """The validation metric by which the best checkpoint is chosen."""
+        return (f"valid/{self.objective.judged_by if isinstance(self.objective, Game) else 'loss'}", "min")
+
+    @property
+    def ranked_by(self) -> tuple[str, Literal["min", "max"]]:
+        """The metric by which a sweep ranks its trials: the probe's where there is one, since losses may be of different things."""
+        return (self.probe.metric, "max") if self.probe.task else self.selected_by
 
     def to_plain(self) -> dict[str, Any]:
         """Return the experiment as plain values."""
@@ -238,6 +284,11 @@ class FineTuning:
     def selected_by(self) -> tuple[str, Literal["min", "max"]]:
         """The validation metric by which the best checkpoint is chosen: the task's own."""
         return (f"valid/{self.task.primary}", "max")
+
+    @property
+    def ranked_by(self) -> tuple[str, Literal["min", "max"]]:
+        """The metric by which a sweep ranks its trials: that which chooses their checkpoints."""
+        return self.selected_by
 
     def to_plain(self) -> dict[str, Any]:
         """Return the experiment as plain values."""

@@ -20,9 +20,9 @@ from raypro.tasks.residues import ResidueClassification
 from raypro.tasks.tape import TASKS
 from raypro.tasks.task import Interval
 
-FAMILIES = "families"
-PROBES = (*(name for name, task in TASKS.items() if task is not Contacts), FAMILIES)
-"""What an encoder may be probed on: tasks that have a number or a class for a sequence or a residue, and the family task."""
+FAMILIES, CONTRASTIVE = "families", "contrastive"
+PROBES = (*(name for name, task in TASKS.items() if task is not Contacts), FAMILIES, CONTRASTIVE)
+"""What an encoder may be probed on: tasks that have a number or a class for a sequence or a residue, families, and its own contrast."""
 TRAIN_PROTEINS, VALID_PROTEINS, TRAIN_RESIDUES = 1000, 300, 50_000
 """Per residue: proteins of the training split that residues are drawn from, those of the validation split, residues that are fitted."""
 
@@ -59,7 +59,7 @@ class Finding:
     intervals: dict[str, dict[str, Interval]]
     """Split -> metric -> 95 % bootstrap interval."""
     predictions: dict[str, list[Any]]
-    """Split -> a prediction a protein."""
+    """Split -> a prediction a protein; empty where nothing is predicted of one protein alone."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Evaluation:
     primary: str
     """The metric that settings are chosen by."""
     task: Any
-    """The task, see :mod:`raypro.tasks.task`; None for families."""
+    """The task, see :mod:`raypro.tasks.task`; None for families and the contrast."""
     splits: dict[str, Split]
     """What is predicted: ``valid`` where settings are chosen, and the test splits."""
     findings: list[Finding]
@@ -92,43 +92,49 @@ class Evaluation:
         return {representation.name: representation.about(residues) for representation in self.representations}
 
     @property
+    def own(self) -> list[Finding]:
+        """What was found in the encoder itself."""
+        return [finding for finding in self.findings if finding.representation == self.representations[0].name]
+
+    @property
     def metrics(self) -> Metrics:
         """The figures of the encoder itself: ``<probe>_<metric>_<split>``."""
-        own = [finding for finding in self.findings if finding.representation == self.representations[0].name]
         return {
             f"{finding.probe}_{name}_{split}".replace(" ", "_"): value
-            for finding in own
+            for finding in self.own
             for split, metrics in finding.scores.items()
             for name, value in metrics.items()
         }
 
 
 def evaluate_labelled(
-    encoder: LoadedEncoder, probe: str, data: LabelledData, pooling: str | None = None, baselines: bool = True, seed: int = 0
+    encoder: LoadedEncoder,
+    probe: str,
+    data: LabelledData,
+    pooling: str | None = None,
+    baselines: bool = True,
+    seed: int = 0,
+    most: int | None = None,
 ) -> Evaluation:
     """Probe an encoder on labelled data.
 
     Args:
         encoder: the encoder, which is not changed.
-        probe: one of :data:`PROBES` but families.
+        probe: one of :data:`PROBES` on labelled data.
         data: with the splits ``train``, which probes are fitted to, and ``valid``, which chooses; all others are tests.
         pooling: how the encoder makes one vector of a sequence; None: its default.
         baselines: probe random weights, one-hot and composition too.
-        seed: of random weights and of residues that are drawn.
+        seed: of random weights and of what is drawn.
+        most: a quick look while a model is still being trained: at most so many proteins of ``train`` and of ``valid``, drawn at
+            random; the test splits are not looked at.
 
     Raises:
         InputError: the data hold other labels, lack a split, or leave nothing to probe.
     """
-    require_probe(probe)
-    task = TASKS[probe]() if probe in TASKS else None
-    if task is None or data.kind != task.labels:
-        wants = f"needs {task.labels} labels, {data.path} holds {data.kind}" if task else "is no probe on labelled data"
-        raise InputError(f"--probe {probe}: {wants}; choose another --probe or other --data")
-    for split in ("train", "valid"):
-        if split not in data.splits:
-            raise InputError(f"{data.path}: no {split} split; probes are fitted to train and chosen by valid: import the data with both")
-    task = task.fitted_to(data)
-    splits, notes = _read(data, encoder.limits.min_length)
+    task = require_labels(probe, data).fitted_to(data)
+    splits, notes = _read(data, data.splits if most is None else ("train", "valid"), encoder.limits.min_length)
+    if most is not None:
+        splits = {name: split.some(most, seed) for name, split in splits.items()}
     train, residues = splits.pop("train"), isinstance(task, ResidueClassification)
     if residues:
         train, splits["valid"] = train.some(TRAIN_PROTEINS, seed), splits["valid"].some(VALID_PROTEINS, seed)
@@ -201,6 +207,23 @@ def require_probe(name: str) -> None:
         raise InputError(f"--probe {name}: no such probe{nearest(name, list(PROBES))}")
 
 
+def require_labels(probe: str, data: LabelledData) -> Any:
+    """Return the task of a probe on labelled data.
+
+    Raises:
+        InputError: there is none, or the data hold other labels or lack a split.
+    """
+    require_probe(probe)
+    task = TASKS[probe]() if probe in TASKS else None
+    if task is None or data.kind != task.labels:
+        wants = f"needs {task.labels} labels, {data.path} holds {data.kind}" if task else "is no probe on labelled data"
+        raise InputError(f"--probe {probe}: {wants}; choose another --probe or other --data")
+    for split in ("train", "valid"):
+        if split not in data.splits:
+            raise InputError(f"{data.path}: no {split} split; probes are fitted to train and chosen by valid: import the data with both")
+    return task
+
+
 def _probe_sequences(task: Any, representation: Representation, train: Split, splits: dict[str, Split]) -> Iterator[Finding]:
     """Yield what the probes of whole sequences find in a representation."""
     x, y = representation.of_sequences(train.sequences), np.array(train.labels)
@@ -242,10 +265,10 @@ def _finding(
     return Finding(representation.name, probe.method, probe.setting, probe.tried, probe.note, scores, intervals, predictions)
 
 
-def _read(data: LabelledData, shortest: int) -> tuple[dict[str, Split], list[str]]:
-    """Return all splits without the proteins shorter than ``shortest`` residues, and what a person should know of that."""
+def _read(data: LabelledData, names: Sequence[str], shortest: int) -> tuple[dict[str, Split], list[str]]:
+    """Return the splits without the proteins shorter than ``shortest`` residues, and what a person should know of that."""
     splits, notes = {}, []
-    for name in data.splits:
+    for name in names:
         examples = data.read(name)
         rows = np.flatnonzero(examples.lengths >= shortest)
         if not len(rows):

@@ -1,6 +1,7 @@
 """``raypro evaluate``: an encoder's probes beside baselines, as a table, JSON, predictions and pictures, and in its run in MLflow."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from raypro.config import InputError
+from raypro.contrastive import evaluate_contrastive, objective_of
 from raypro.core import checkpoint
 from raypro.core.distributed import best_device
 from raypro.data.labelled import LabelledData
@@ -19,7 +21,7 @@ from raypro.evaluate import probe_plots
 from raypro.evaluate.plots import save
 from raypro.home import RUN_FILE
 from raypro.outbox import Outbox
-from raypro.probe_tasks import FAMILIES, Evaluation, Finding, evaluate_families, evaluate_labelled, require_probe
+from raypro.probe_tasks import CONTRASTIVE, FAMILIES, Evaluation, Finding, evaluate_families, evaluate_labelled, require_probe
 from raypro.tracking import send_pending
 
 
@@ -37,13 +39,15 @@ def evaluate_command(
     """Judge an encoder's vectors, as they are, by simple models on a task, beside random weights, one-hot residues and composition.
 
     Classes: logistic regression and k nearest neighbours; numbers: linear regression and k nearest neighbours; residues: logistic
-    regression; families: the family of the nearest neighbour. Settings are chosen on validation.
+    regression; families: the family of the nearest neighbour. Settings are chosen on validation. Contrastive, of CPCProt alone: are
+    the patches ahead told apart from those of the other sequences of a batch of 512?
 
     Args:
         encoder: a checkpoint (a folder step_... of a run, or an imported encoder).
         probe: a task (stability, fluorescence, remote_homology, secondary_structure), a kind of labels of your own (regression,
-            classification, residue_classification), or families.
-        data: a folder that raypro task import made; for families a corpus, or a table with a column of families.
+            classification, residue_classification), families, or contrastive.
+        data: a folder that raypro task import made; for families a corpus, or a table with a column of families; for contrastive a
+            corpus, of which valid and test are taken, or a file of sequences that were not trained on.
         pooling: how the encoder makes one vector of a sequence; its default where missing.
         out: folder for figures, predictions and pictures; probes/step_.../PROBE beside the checkpoint where missing.
         families: families: how many to take, the largest.
@@ -53,7 +57,9 @@ def evaluate_command(
     """
     require_probe(probe)
     loaded = load_encoder(encoder, best_device())
-    if probe == FAMILIES:
+    if probe == CONTRASTIVE:
+        found = evaluate_contrastive(loaded, objective_of(encoder, loaded.shape), data, True, seed)
+    elif probe == FAMILIES:
         found = evaluate_families(loaded, data, pooling, True, seed, families, members, family_column)
     else:
         found = evaluate_labelled(loaded, probe, LabelledData.open(data), pooling, True, seed)
@@ -63,13 +69,15 @@ def evaluate_command(
         pictures.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{folder}: cannot be made ({error.strerror}); give another folder by --out") from None
-    write_predictions(found, folder / "predictions.parquet")
+    written = {"figures": folder / "probes.json", "pictures": pictures}
+    if probe != CONTRASTIVE:
+        written["predictions"] = write_predictions(found, folder / "predictions.parquet")
     about = {"encoder": str(encoder.absolute()), "data": str(data.absolute()), "seed": seed}
     (folder / "probes.json").write_text(json.dumps({**about, **plain(found)}, indent=1) + "\n")
     drawn = draw(found, pictures, seed)
     console = Console()
     print_table(found, f"{encoder.absolute().parent.name}/{encoder.name}", console)
-    for word, place in (("figures", folder / "probes.json"), ("predictions", folder / "predictions.parquet"), ("pictures", pictures)):
+    for word, place in written.items():
         console.print(f"{word:12} {place}", soft_wrap=True, highlight=False)
     log(found, encoder.absolute(), folder, drawn, console)
 
@@ -87,8 +95,11 @@ def plain(found: Evaluation) -> dict[str, Any]:
     }
 
 
-def write_predictions(found: Evaluation, path: Path) -> None:
-    """Write every prediction of every probe: columns representation, probe, split, id, what is predicted and what is true."""
+def write_predictions(found: Evaluation, path: Path) -> Path:
+    """Write every prediction of every probe: columns representation, probe, split, id, what is predicted and what is true.
+
+    Returns the path.
+    """
     tables = []
     for finding in found.findings:
         for name, predictions in finding.predictions.items():
@@ -100,19 +111,19 @@ def write_predictions(found: Evaluation, path: Path) -> None:
             ids = {"representation": finding.representation, "probe": finding.probe, "split": name}
             tables.append(pa.table({**{key: [value] * len(split.ids) for key, value in ids.items()}, "id": split.ids, **columns}))
     pq.write_table(pa.concat_tables(tables), path, compression="zstd")
+    return path
 
 
 def draw(found: Evaluation, folder: Path, seed: int) -> list[Path]:
     """Draw all probes beside one another, the encoder's best (on validation) on each test split, and proteins of the first one by t-SNE."""
-    tests = [name for name in found.splits if name != "valid"] or list(found.splits)
+    tests = _tests(found)
     panels = [(split, [_row(finding, split, found.primary) for finding in found.findings]) for split in tests]
     paths = [save(probe_plots.beside_baselines(panels, found.primary, f"Probes: {found.probe}"), folder / "beside_baselines.png")]
     if found.task is not None:
-        own = [finding for finding in found.findings if finding.representation == found.representations[0].name]
-        best = max(own, key=lambda finding: finding.tried[finding.setting])
+        best = max(found.own, key=lambda finding: finding.tried[finding.setting])
         for split in tests:
             paths += found.task.pictures(best.predictions[split], found.splits[split], folder, split)
-    if found.task is None or found.task.labels == "regression":
+    if found.families or (found.task is not None and found.task.labels == "regression"):
         paths.append(draw_map(found, tests[0], folder / f"tsne_{tests[0]}.png", seed))
     return paths
 
@@ -128,21 +139,30 @@ def draw_map(found: Evaluation, split: str, path: Path, seed: int) -> Path:
     return save(probe_plots.value_maps(maps, np.array(shown.labels), found.probe, title), path)
 
 
+def _tests(found: Evaluation) -> list[str]:
+    """Return the splits that a person looks at; not ``valid`` where something was chosen by it."""
+    return [name for name in found.splits if name != "valid" or found.probe == CONTRASTIVE]
+
+
 def _row(finding: Finding, split: str, metric: str) -> probe_plots.Row:
     return (finding.representation, finding.probe, finding.scores[split][metric], *finding.intervals[split][metric])
 
 
 def table_of(found: Evaluation) -> tuple[list[str], list[list[str]]]:
     """Return the names of the columns and the rows of the table that a person looks at."""
-    tests = [name for name in found.splits if name != "valid"]
+    tests = _tests(found)
     columns = [(split, metric) for split in tests for metric in found.findings[0].intervals[split]]
-    if "valid" in found.splits:
+    if "valid" in found.splits and "valid" not in tests:
         columns.insert(0, ("valid", found.primary))
     rows = []
     for finding in found.findings:
-        cells = [f"{finding.scores[s][m]:.3f} ({finding.intervals[s][m][0]:.3f} to {finding.intervals[s][m][1]:.3f})" for s, m in columns]
+        cells = [_cell(finding.scores[split][metric], *finding.intervals[split][metric]) for split, metric in columns]
         rows.append([finding.representation, finding.probe, finding.setting or "-", *cells])
     return ["vectors", "probe", "chosen", *(f"{split}: {metric.replace('_', ' ')}" for split, metric in columns)], rows
+
+
+def _cell(value: float, low: float, high: float) -> str:
+    return f"{value:.3f}" if math.isnan(low) else f"{value:.3f} ({low:.3f} to {high:.3f})"
 
 
 def print_table(found: Evaluation, encoder: str, console: Console) -> None:

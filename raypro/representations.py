@@ -55,10 +55,11 @@ class Encoded:
     """Where its weights come from."""
     encoder: LoadedEncoder
     pooling: str
+    """How it makes one vector of a sequence; empty where none is asked for."""
 
     def about(self, residues: bool) -> str:
         """Return how the vectors are made."""
-        return self.weights if residues else f"{self.weights}; {self.pooling}"
+        return self.weights if residues or not self.pooling else f"{self.weights}; {self.pooling}"
 
     def of_sequences(self, sequences: Sequence[str]) -> Vectors:
         """Return the pooled vectors [n, D], with a progress bar where there are many."""

@@ -20,7 +20,7 @@ from raypro.experiment import AnyExperiment, FineTuning, experiment_of
 
 MOST_COMBINATIONS = 10_000
 """Combinations that a space may have: each is built once."""
-SHARED = ("name", "data", "corpus", "workers", "tracking")
+SHARED = ("name", "data", "corpus", "workers", "tracking", "probe")
 """Fields that all trials of a sweep have in common."""
 
 Choice = tuple[int, ...]
@@ -199,8 +199,8 @@ def shown(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def load_space(path: Path, encoder: str | None, data: str | None) -> Space:
-    """Return what the function ``space`` in a file returns; it is called with those of ``encoder`` and ``data`` that it names.
+def load_space(path: Path, encoder: str | None, data: str | None, probe: str | None = None) -> Space:
+    """Return what the function ``space`` in a file returns; it is called with those of the other arguments that it names.
 
     Raises:
         InputError: there is no such file or function, it needs what was not given, or what it says is wrong.
@@ -214,14 +214,14 @@ def load_space(path: Path, encoder: str | None, data: str | None) -> Space:
     try:
         spec.loader.exec_module(module)
         function = module.space
-        wanted = [name for name in inspect.signature(function).parameters if name in ("encoder", "data")]
-        given = {name: value for name, value in (("encoder", encoder), ("data", data)) if name in wanted}
-        for name, value in given.items():
-            if value is None:
+        parameters = inspect.signature(function).parameters
+        given = {name: value for name, value in (("encoder", encoder), ("data", data), ("probe", probe)) if value is not None}
+        for name in ("encoder", "data", "probe"):
+            if name in parameters and name not in given and parameters[name].default is inspect.Parameter.empty:
                 raise InputError(f"--{name}: {path.name} needs it")
-        if encoder is not None and "encoder" not in wanted:
-            raise InputError(f"--encoder: {path.name} takes none")
-        space = function(**given)
+            if name in given and name not in parameters and name != "data":
+                raise InputError(f"--{name}: {path.name} takes none")
+        space = function(**{name: value for name, value in given.items() if name in parameters})
     except InputError:
         raise
     except Exception as error:

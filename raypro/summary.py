@@ -10,8 +10,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from raypro.checkpoint_probe import last_failure, recorded
 from raypro.data.corpus import Corpus
-from raypro.evaluate import plots
+from raypro.evaluate import plots, probe_plots
 from raypro.experiment import Experiment
 from raypro.outbox import FOLDER, Outbox, read_records
 from raypro.validation import Findings, load_model, unigram_floor, validate_model
@@ -31,12 +32,14 @@ def conclude(experiment: Experiment, run: Path, best: Path, outbox: Outbox) -> N
     if not sequences and corpus.manifest.contacts:
         print(f"contact maps of long families take long on their own: raypro validate {best}", flush=True)
     outbox.metrics(model.step, {f"valid_{name}": value for name, value in findings.metrics.items()})  # so that pages show the curves first
-    curves = draw_curves(experiment, run, corpus)
+    curves = (*draw_curves(experiment, run, corpus), *draw_probes(experiment, run))
     for picture in (*curves, *findings.pictures):
         outbox.artifact(picture, PICTURES)
     rows = compare_with_chance(findings)
     outbox.description(describe_run(experiment, corpus, model.step, rows, run))
     print_summary(run, rows, experiment)
+    if failure := last_failure(run):
+        print(f"warning: a probe failed, the last one at {failure}", flush=True)
 
 
 def affordable_sequences(length: int) -> int:
@@ -80,6 +83,16 @@ def draw_curves(experiment: Experiment, run: Path, corpus: Corpus) -> tuple[Path
             figure = plots.learning_curves(train, valid, floor=floor, name=unit)
             paths.append(plots.save(figure, run / PICTURES / f"curve_{quantity.name}.png"))
     return tuple(paths)
+
+
+def draw_probes(experiment: Experiment, run: Path) -> tuple[Path, ...]:
+    """Draw how the probe's figure went over the steps, where checkpoints were probed."""
+    name = experiment.probe.metric
+    points = [(step, metrics[name]) for step, metrics in recorded(run).items() if name in metrics]
+    if not points:
+        return ()
+    task, metric = name.split("/")[1:]
+    return (plots.save(probe_plots.over_steps(points, metric, task), run / PICTURES / f"probe_{task}.png"),)
 
 
 Row = tuple[str, float, float]

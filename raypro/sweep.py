@@ -44,11 +44,11 @@ class Result:
     reason: str = ""
     """Why it failed, in one line."""
     score: float | None = None
-    """The metric that chooses, of its best checkpoint."""
+    """The metric that ranks, of its best checkpoint."""
     step: int | None = None
     """Of that checkpoint."""
     metrics: Mapping[str, float] = field(default_factory=dict)
-    """Validation metrics of that checkpoint."""
+    """Validation metrics of that checkpoint, its probe's among them."""
     used: float | None = None
     """Epochs (steps, where the budget has no epochs) that were run."""
     allowed: float | None = None
@@ -188,7 +188,7 @@ class Sweep:
     @property
     def sign(self) -> int:
         """1 where a higher score is better, -1 where a lower one is."""
-        return 1 if self.space.base.selected_by[1] == "max" else -1
+        return 1 if self.space.base.ranked_by[1] == "max" else -1
 
     def ranked(self, trials: list[Trial]) -> list[tuple[Trial, Result]]:
         """Return the trials that ended, the best first, the failed ones last."""

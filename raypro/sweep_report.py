@@ -39,7 +39,7 @@ class Spread:
 
 def ranking_rows(sweep: Sweep, ranked: Ranked) -> list[dict[str, Any]]:
     """Return one row a trial, the best first: its place, values, metrics and costs."""
-    metric = sweep.space.base.selected_by[0]
+    metric = sweep.space.base.ranked_by[0]
     rows = []
     for place, (trial, result) in enumerate(ranked, start=1):
         row = {"rank": place if result.score is not None else None, "trial": trial.name, **sweep.space.values(trial.choice)}
@@ -65,7 +65,7 @@ def unit(sweep: Sweep) -> str:
 
 def ranking_table(sweep: Sweep, ranked: Ranked) -> Table:
     """Return the ranking for the terminal."""
-    metric, order = sweep.space.base.selected_by
+    metric, order = sweep.space.base.ranked_by
     counted = unit(sweep)
     table = Table(title=f"{sweep.path.name}: {metric}, {'higher' if order == 'max' else 'lower'} is better", title_justify="left")
     table.add_column("rank", justify="right")
@@ -86,7 +86,7 @@ def ranking_table(sweep: Sweep, ranked: Ranked) -> Table:
 
 def draw_axes(sweep: Sweep, ranked: Ranked) -> Path:
     """Draw the metric over each axis; return the picture's path."""
-    metric = sweep.space.base.selected_by[0]
+    metric = sweep.space.base.ranked_by[0]
     values = [sweep.space.values(trial.choice) for trial, _ in ranked]
     scores = [float("nan") if result.score is None else sweep.sign * result.score for _, result in ranked]
     figure = task_plots.sweep(values, scores, metric if sweep.sign > 0 else f"minus {metric}", sweep.path.name)
@@ -168,7 +168,7 @@ def table_of_tests(primary: str, tests: Mapping[str, Mapping[str, Spread]], base
 
 def markdown(sweep: Sweep, ranked: Ranked, tests: Mapping[str, Mapping[str, Spread]], baselines: Baselines) -> str:
     """Return the head of the sweep's page."""
-    metric = sweep.space.base.selected_by[0]
+    metric = sweep.space.base.ranked_by[0]
     best, result = ranked[0]
     values = describe(sweep.space.values(best.choice))
     lines = [f"{len(ranked)} trials of `{Path(sweep.source).name}`; best {metric} {result.score:.4f}: {values}."]
@@ -186,7 +186,7 @@ def say(sweep: Sweep, ranked: Ranked, tests: Mapping[str, Mapping[str, Spread]],
     console = Console()
     console.print(ranking_table(sweep, ranked))
     if tests:
-        console.print(table_of_tests(sweep.space.base.selected_by[0].split("/")[-1], tests, baselines))
+        console.print(table_of_tests(sweep.space.base.ranked_by[0].split("/")[-1], tests, baselines))
     saved = spared(ranked)
     if saved is not None:
         console.print(f"early stopping saved {100 * saved:.0f} % of the {unit(sweep)} that the budgets allow", highlight=False)

@@ -128,9 +128,9 @@ class _Desk:
             ended = [(trial.choice, trial.result.score) for trial in known if trial.result]
             proposals = Proposals(search, sweep.space.sizes, sweep.sign, ended)
         if isinstance(search, ASHA):
-            metric = sweep.space.base.selected_by[0]
+            metric, order = sweep.space.base.selected_by
             reported = {trial.name: logged(trial.path, metric) for trial in known}
-            halving = ray.remote(num_cpus=0)(Halving).remote(search, sweep.sign, reported)
+            halving = ray.remote(num_cpus=0)(Halving).remote(search, 1 if order == "max" else -1, reported)
         count = len(waiting) + sweep.space.planned - len(known)
         if count:
             every = [sweep.space.experiment(choice) for choice in (sweep.space.combinations() if proposals else sweep.choices)]

@@ -11,13 +11,16 @@ from typing import Any
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
 
+from raypro.checkpoint_probe import require_probing
 from raypro.cluster.ingest import READ_CPUS
+from raypro.cluster.probe import probes_of
 from raypro.cluster.progress import RunProgress
 from raypro.cluster.resources import Node, alive_nodes, shortage, this_machine
 from raypro.cluster.session import ray_session
 from raypro.cluster.worker import run_worker
 from raypro.config import InputError, RunFailed
 from raypro.core.distributed import best_device
+from raypro.core.objectives.objective import Demanding
 from raypro.data.corpus import Corpus
 from raypro.data.labelled import LabelledData
 from raypro.experiment import AnyExperiment, Experiment, FineTuning, Workers, experiment_of
@@ -34,7 +37,7 @@ WORKERS_START = 15.0
 """Seconds that the workers take to start, in which the driver leaves them the processor."""
 CHECKED_BYTES = 1 << 30
 """Largest corpus whose checksums every run verifies, which takes a second; a larger one is for ``raypro corpus check``."""
-CHANGEABLE = ("budget", "validation", "workers", "tracking")
+CHANGEABLE = ("budget", "validation", "workers", "tracking", "probe")
 """What may differ when a run is resumed; anything else would make it another run."""
 
 
@@ -51,7 +54,7 @@ class Outcome:
 
 def pretrain(experiment: Experiment, resume: bool = False) -> Outcome:
     """Run a pre-training experiment to its end; see :func:`drive`."""
-    corpus = require_corpus(experiment)
+    corpus, experiment = require_corpus(experiment), require_probing(experiment)
     return drive(
         experiment,
         corpus.manifest.checksum,
@@ -95,8 +98,9 @@ def drive(
         RunFailed: training failed more often than it may be restarted.
     """
     run = claim_folder(experiment, checksum, resume)
-    with ray_session(before_start=lambda: worker_cpus(experiment.workers, [this_machine()])):
-        cpus = worker_cpus(experiment.workers, alive_nodes())
+    probing = experiment.probe.reserved if isinstance(experiment, Experiment) else 0.0
+    with ray_session(before_start=lambda: worker_cpus(experiment.workers, [this_machine()], probing)):
+        cpus = worker_cpus(experiment.workers, alive_nodes(), probing)
         run.mkdir(parents=True, exist_ok=True)
         _write_json(run / RUN_FILE, {"experiment": experiment.to_plain(), "data_checksum": checksum})
         print(f"run {run.name}: {run}", flush=True)
@@ -137,6 +141,7 @@ def fit_on_workers(
             failure_config=FailureConfig(max_failures=workers.restarts, controller_failure_limit=workers.restarts),
             checkpoint_config=CheckpointConfig(experiment.validation.keep, selected, order),
         ),
+        validation_config=probes_of(experiment),
     )
     try:
         result = trainer.fit()
@@ -154,19 +159,27 @@ def _cause(error: TrainingFailedError) -> str:
     return str(first).strip().splitlines()[-1] if str(first).strip() else type(first).__name__
 
 
-def worker_cpus(workers: Workers, nodes: list[Node]) -> float:
+def worker_cpus(workers: Workers, nodes: list[Node], probing: float = 0.0) -> float:
     """Return the CPUs of each worker: those asked for, or an equal share of what the nodes have, less one CPU for reading.
 
+    Args:
+        workers: what is asked for.
+        nodes: what there is.
+        probing: CPUs that are kept for probes of checkpoints.
+
     Raises:
-        InputError: the nodes cannot hold the workers, or have nothing left for reading.
+        InputError: the nodes cannot hold the workers, or have nothing left for reading and probing.
     """
     total = sum(node.cpus for node in nodes)
-    cpus = workers.cpus or max(0.1, math.floor(10 * (total - 1) / workers.count) / 10)
+    cpus = workers.cpus or max(0.1, math.floor(10 * (total - 1 - probing) / workers.count) / 10)
     while workers.cpus is None and cpus > 0.1 and shortage(nodes, workers.count, cpus, workers.gpus):
         cpus = max(0.1, round(cpus - 0.1, 1))  # a worker lies within one node: an even share of all may fit on none
     lack = shortage(nodes, workers.count, cpus, workers.gpus)
     if not lack and total - workers.count * cpus < READ_CPUS:
         lack = f"{workers.count} workers of {cpus:g} CPUs leave none of the {total:g} CPUs to read the corpus; lower --workers.cpus"
+    if not lack and (total - workers.count * cpus < READ_CPUS + probing or probing > max(node.cpus for node in nodes)):
+        kept = f"{probing:g} of the {total:g} CPUs to probe checkpoints beside {READ_CPUS:g} to read the corpus"
+        lack = f"{workers.count} workers of {cpus:g} CPUs do not leave {kept}; lower --workers.cpus or --probe.cpus"
     if lack:
         raise InputError(f"workers: {lack}")
     return cpus
@@ -185,6 +198,8 @@ def require_corpus(experiment: Experiment) -> Corpus:
         if not corpus.rows(split):
             raise InputError(f"{corpus.path}: no sequence in its {split} split; build the corpus with one")
         data_plan(experiment, split)  # refuses a token budget that holds no sequence
+        if isinstance(experiment.objective, Demanding):
+            experiment.objective.require_lengths(*corpus.length_range(split))
     return corpus
 
 

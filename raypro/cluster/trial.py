@@ -29,6 +29,7 @@ from raypro.data.source import Reader, read_here
 from raypro.experiment import AnyExperiment, FineTuning, experiment_of
 from raypro.finetuning import FineTuned, Finetuning
 from raypro.home import RUN_FILE
+from raypro.outbox import Outbox
 from raypro.pretraining import Pretraining
 from raypro.sweep import Result, Trial, logged
 from raypro.training import Job, Source, train
@@ -85,7 +86,7 @@ def run_trial(config: dict[str, Any], shared: Shared) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)  # the trial's process of a killed driver may live on for a moment
         (run / FIRST_STEP).unlink(missing_ok=True)
         try:
-            result = result_of(run, experiment, _train(experiment, run, shared))
+            result = probed(run, experiment, result_of(run, experiment, _train(experiment, run, shared)))
             result = replace(result, test=_test_scores(experiment, run, shared))
         except Exception as error:
             (run / FAILURE).write_text(traceback.format_exc())
@@ -188,6 +189,23 @@ def result_of(run: Path, experiment: AnyExperiment, status: Any) -> Result:
     metrics = checkpoint.load(_folder(run, steps[0])).metrics
     score = metrics[experiment.selected_by[0]]
     return replace(progress, score=score if math.isfinite(score) else None, step=steps[0], metrics=metrics)
+
+
+def probed(run: Path, experiment: AnyExperiment, result: Result) -> Result:
+    """Return the result of a trial ranked by what a probe finds in its best checkpoint, where its experiment says so.
+
+    Raises:
+        InputError: the probe cannot be made: the trial has no rank.
+    """
+    if isinstance(experiment, FineTuning) or experiment.probe.task is None or result.step is None:
+        return result
+    from raypro.checkpoint_probe import WRITER, probe_checkpoint  # scikit-learn: most trials need it not
+
+    metrics = probe_checkpoint(_folder(run, result.step), experiment.probe)
+    outbox = Outbox(run, WRITER)
+    outbox.metrics(result.step, metrics)
+    outbox.close()
+    return replace(result, score=metrics[experiment.ranked_by[0]], metrics={**result.metrics, **metrics})
 
 
 def _test_scores(experiment: AnyExperiment, run: Path, shared: Shared) -> dict[str, dict[str, float]]:

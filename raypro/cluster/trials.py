@@ -118,7 +118,7 @@ def close(child: Child, result: Result) -> None:
 
 def line_of(sweep: Sweep, trial: Trial, result: Result) -> str:
     """Return how a trial ended, in one line."""
-    metric = sweep.space.base.selected_by[0]
+    metric = sweep.space.base.ranked_by[0]
     what = f"{metric} {result.score:.4f}" if result.score is not None else result.reason
     return f"{trial.name} {result.status}: {what} ({describe(sweep.space.values(trial.choice))}; {result.ended - result.started:.0f} s)"
 

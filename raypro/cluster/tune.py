@@ -10,6 +10,7 @@ from ray.util.state import list_actors
 from rich.console import Console
 from rich.table import Table
 
+from raypro.checkpoint_probe import require_probing
 from raypro.cluster.ingest import READ_CPUS
 from raypro.cluster.resources import Node, alive_nodes, shortage, this_machine
 from raypro.cluster.session import ray_session
@@ -30,6 +31,7 @@ def tune_command(
     /,
     encoder: str | None = None,
     data: str | None = None,
+    probe: str | None = None,
     name: str | None = None,
     resume: str | None = None,
     max_concurrent: int | None = None,
@@ -43,6 +45,7 @@ def tune_command(
         space: a Python file with a function space(encoder, data) that returns a Space; tune_spaces/ holds one for each task.
         encoder: a checkpoint, or convolution, transformer or onehot from random weights.
         data: folder of the labelled data, or of the corpus to pre-train on.
+        probe: data of the probe that ranks pre-training trials, for a space that asks for them; the space says which probe.
         name: the sweep's name, its folder in raypro's home; from the file's name and the time where missing.
         resume: name of a sweep to go on with: ended trials are not run again, open ones go on from their checkpoints.
         max_concurrent: trials at the same time; as many as fit where missing.
@@ -54,12 +57,12 @@ def tune_command(
         raise InputError("give the file of a search space (tune_spaces/ holds some), or --resume NAME")
     if resume is None:
         assert space is not None
-        prepared, source = prepare(load_space(space, encoder, data))
+        prepared, source = prepare(load_space(space, encoder, data, probe))
         demand = Demand(prepared.base.workers.cpus or 1.0, prepared.base.workers.gpus, prepared.base.workers.count)
         sweep = Sweep.begin(name or fresh_name(space.stem), prepared, source.manifest.checksum, demand, str(space.absolute()))
     else:
-        if encoder or data or name:
-            raise InputError("--resume: goes on with the sweep's own encoder, data and name; leave those options out")
+        if encoder or data or probe or name:
+            raise InputError("--resume: goes on with the sweep's own encoder, data, probe and name; leave those options out")
         sweep = Sweep.open(resume)
         prepared, source = prepare(sweep.space)
         if source.manifest.checksum != sweep.checksum:
@@ -83,8 +86,8 @@ def prepare(space: Space) -> tuple[Space, Data]:
         InputError: it cannot; says why.
     """
     if isinstance(space.base, Experiment):
-        corpus = require_corpus(space.base)
-        return replace(space, base=replace(space.base, corpus=str(corpus.path))), corpus
+        corpus, base = require_corpus(space.base), require_probing(space.base)
+        return replace(space, base=replace(base, corpus=str(corpus.path))), corpus
     data = require_labelled(space.base)
     base = replace(resolved(space.base, data), data=str(data.path))
     return replace(space, base=base), data

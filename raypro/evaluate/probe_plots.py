@@ -16,7 +16,7 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from sklearn.preprocessing import StandardScaler
 
-from raypro.evaluate.plots import BLUE, GREY, INK, STYLE, empty_figure
+from raypro.evaluate.plots import BLUE, GREY, INK, STYLE, empty_figure, new_figure
 from raypro.evaluate.probes import Vectors
 
 MOST_POINTS = 1500
@@ -124,6 +124,24 @@ def beside_baselines(panels: Sequence[tuple[str, Sequence[Row]]], metric: str, n
         axes.set_title(title)
         axes.margins(x=0.12)
     figure.suptitle(f"{name}; lines: 95 % bootstrap intervals", x=0.01, ha="left", fontsize=11)
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def over_steps(points: Sequence[tuple[int, float]], metric: str, task: str) -> Figure:
+    """Draw what a probe finds in the checkpoints of a run.
+
+    Args:
+        points: (step, value), in the order of the steps.
+        metric: what the values are.
+        task: what the title says.
+    """
+    figure, axes = new_figure(6.4, 4.2)
+    axes.plot(*zip(*points, strict=True), "o-", color=BLUE, markersize=4)
+    axes.set(xlabel="optimizer step", ylabel=metric.replace("_", " "))
+    axes.set_title(f"Probe while training: {task}")
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.margins(y=0.15)
     return figure
 
 
