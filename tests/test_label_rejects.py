@@ -112,6 +112,10 @@ def test_a_sequence_in_two_splits_stays_in_the_later_one_but_in_every_test_set(t
     assert {row["detail"] for row in rejects(report)} == {"kept in valid", "kept in ts115", "kept in casp12"}
     assert "ts115 and casp12 share 1 sequences; each test set is kept whole" in report.data.manifest.notes
 
+    asked = run([tmp_path / f"x_{split}.csv" for split in splits], tmp_path / "leaky", kind="regression", keep_overlaps=True)
+    assert " ".join(asked.data.read("train").sequences) == splits["train"] and not asked.rejected
+    assert "1 sequences of train are also in ts115, as you asked: scores on ts115 are too good" in asked.data.manifest.notes
+
 
 def test_repeated_sequences_of_a_split_are_kept_and_said(tmp_path: Path) -> None:
     rows = [("ACD", 1), ("ACD", 1), ("ACD", 2), ("MKV", 3)]

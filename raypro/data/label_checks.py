@@ -126,9 +126,12 @@ def notes_on(records: Sequence[Record], kind: str, classes: Sequence[str]) -> It
         if repeats:
             differing = f"{other:,} of them with another label; " if other else ""
             yield f"{split}: {repeats:,} repeat an earlier sequence of the split, {differing}all are kept"
-    sequences = {split: {record.sequence for record in its} for split, its in splits.items() if split not in ("train", "valid")}
+    sequences = {split: {record.sequence for record in its} for split, its in splits.items()}
     for (a, in_a), (b, in_b) in combinations(sequences.items(), 2):
-        if shared := len(in_a & in_b):
+        shared = len(in_a & in_b)
+        if shared and _rank(a) < _rank(b):
+            yield f"{shared:,} sequences of {a} are also in {b}, as you asked: scores on {b} are too good"
+        elif shared:
             yield f"{a} and {b} share {shared:,} sequences; each test set is kept whole"
     train = len(splits.get("train", ()))
     if kind == "classification" and len(classes) > max(train / 2, 1):

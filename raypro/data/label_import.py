@@ -57,6 +57,8 @@ class ImportOptions:
     """Share of the sequences that becomes test in that case."""
     seed: int = 0
     """Seed of that hash."""
+    keep_overlaps: bool = False
+    """Keep what is also in a later split, as the published splits have it: only to compare with figures that were reached so."""
 
     def __post_init__(self) -> None:
         """Raise InputError for values that cannot be."""
@@ -138,7 +140,8 @@ def import_labelled(
         records += _records(source, fields, options, rejects)
     read = Counter(record.split for record in records)
     read.update({split: causes.total() for split, causes in rejects.counts.items()})
-    records = without_leaks(records, rejects)
+    if not options.keep_overlaps:
+        records = without_leaks(records, rejects)
     classes = form.classes or classes_in(records, form.kind)
     records = of_known_classes(records, form.kind, classes, rejects)
     if not records:
