@@ -7,20 +7,15 @@ The ratio is what to look at: how many times better ours is, on this machine, no
 import atexit
 import dataclasses
 import json
-import multiprocessing
 import os
-import re
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -31,87 +26,20 @@ from torch import Tensor
 
 from raypro.cluster.train import pretrain
 from raypro.core import alphabet
+from raypro.core.batch import Batch
+from raypro.core.encoders.cpcprot import CPCPROT, cut
+from raypro.core.objectives.cpc import CPC
 from raypro.core.objectives.pairs import PairHead
+from raypro.core.optimizer import Adam
 from raypro.core.reference import tokenizer
+from raypro.core.reference.cpc import loop_info_nce, loop_vectors
 from raypro.core.reference.pmlm import masked_pair_loss, ordered_pairs
 from raypro.data.build import build
+from raypro.data.plan import pack
 from raypro.data.synthetic import build_synthetic
+from raypro.evaluate.measuring import Benchmark, Goal, extra_memory, seconds
 from raypro.experiment import Budget, Tracking, Validation
 from raypro.outbox import FOLDER, read_records
-
-Unit = Literal["s", "MB", "MB/s", "M residues/s", "steps/s"]
-
-
-@dataclass(frozen=True)
-class Goal:
-    """What a benchmark is to reach."""
-
-    of: Literal["ratio", "ours"]
-    least: float | None = None
-    most: float | None = None
-
-    def __str__(self) -> str:
-        """Return the goal as the table has it."""
-        return f"{self.of} {'>=' if self.most is None else '<='} {self.least if self.most is None else self.most:g}"
-
-    def met(self, ratio: float, ours: float) -> bool:
-        """Return whether it is reached."""
-        value = ratio if self.of == "ratio" else ours
-        return (self.least is None or value >= self.least) and (self.most is None or value <= self.most)
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """Two ways to do the same work; each call does it once and returns what it took, in ``unit``."""
-
-    name: str
-    goal: Goal
-    reference: Callable[[], float]
-    ours: Callable[[], float]
-    unit: Unit
-    rounds: int = 5
-    """Runs of each that count; with 1 there is no run before that does not count."""
-
-    def ratio(self, reference: float, ours: float) -> float:
-        """Return how many times better ours is."""
-        return ours / reference if self.unit.endswith("/s") else reference / ours
-
-    def run(self) -> tuple[float, float]:
-        """Return the medians of the reference and of ours."""
-        skipped = 1 if self.rounds > 1 else 0
-        runs = [(self.reference(), self.ours()) for _ in range(self.rounds + skipped)][skipped:]
-        reference, ours = zip(*runs, strict=True)
-        return statistics.median(reference), statistics.median(ours)
-
-
-def seconds(work: Callable[[], Any]) -> float:
-    """Return the seconds that ``work`` takes."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-def extra_memory(prepare: Callable[..., Callable[[], Any]], *arguments: Any) -> float:
-    """Return the MB of memory that the work of ``prepare(*arguments)`` takes at its peak beyond what was there before it.
-
-    Measured in a process of its own, by the kernel (Linux): resident memory, and its high-water mark.
-    """
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_extra_memory_here, (prepare, arguments))
-
-
-def _extra_memory_here(prepare: Callable[..., Callable[[], Any]], arguments: tuple[Any, ...]) -> float:
-    def kilobytes(field: str) -> int:
-        match = re.search(rf"{field}:\s+(\d+)", Path("/proc/self/status").read_text())
-        if match is None:
-            raise OSError(f"/proc/self/status: no {field}; memory can be measured on Linux only")
-        return int(match[1])
-
-    work = prepare(*arguments)
-    before = kilobytes("VmRSS")
-    work()
-    return (kilobytes("VmHWM") - before) * 1024 / 1e6
-
 
 PAIR_WIDTH, MASKED = 768, 77  # the base encoder's width; 15 % of 512 residues
 
@@ -156,6 +84,64 @@ def pair_memory() -> Benchmark:
         Goal("ours", most=200),
         lambda: extra_memory(pair_loss_work, "reference", 32),
         lambda: extra_memory(pair_loss_work, "ours", 32),
+        "MB",
+        rounds=1,
+    )
+
+
+CONTRASTED = 64
+"""Sequences of a batch of CPCProt, in the paper's recipe."""
+
+
+def cpc_step_work(form: str, sequences: int) -> Callable[[], None]:
+    """Return a step of CPCProt, 1.7 M parameters, float32, one thread: ``form`` is "reference" (loops over patches, t and k) or "ours".
+
+    Lengths are drawn as those of natural proteins are spread, from 66 residues, and cut at 550.
+    """
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    objective = CPC()
+    model = objective.build(CPCPROT.build())
+    optimizer = Adam(learning_rate=1e-4, beta2=0.999, warmup_steps=0, decay="constant").build(model.parameters())
+    rng = np.random.default_rng(0)
+    lengths = rng.lognormal(5.75, 0.65, sequences).astype(int).clip(objective.min_length, objective.max_length)
+    residues = alphabet.CLASS_TO_TOKEN[rng.integers(0, 20, lengths.sum())].astype(np.uint8)
+    tokens = torch.from_numpy(pack(residues, np.cumsum(lengths) - lengths, lengths).astype(np.int64))
+    batch = Batch(tokens, torch.arange(sequences), torch.arange(sequences))
+    patches = (lengths // objective.patch_length).tolist()
+
+    def reference() -> Tensor:
+        z, c = loop_vectors(model.encoder, cut(tokens, objective.patch_length).flatten(1))
+        plain = loop_info_nce(z, c, patches)
+        return plain["loss"].sum() / plain["terms"].sum()
+
+    def ours() -> Tensor:
+        prepared = objective.prepare(batch)
+        return objective.sums(model, prepared)[0] / prepared.counts["terms"]
+
+    loss = {"reference": reference, "ours": ours}[form]
+
+    def step() -> None:
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
+
+    return step
+
+
+def cpc_step() -> Benchmark:
+    """A training step of CPCProt, with its optimizer: a batch of 64."""
+    reference, ours = (cpc_step_work(form, CONTRASTED) for form in ("reference", "ours"))
+    return Benchmark("cpc-step", Goal("ratio", least=2), lambda: seconds(reference), lambda: seconds(ours), "s", rounds=9)
+
+
+def cpc_memory() -> Benchmark:
+    """Memory of such a step, above model and inputs: a batch of 1,024."""
+    return Benchmark(
+        "cpc-memory",
+        Goal("ratio", least=2),
+        lambda: extra_memory(cpc_step_work, "reference", 1024),
+        lambda: extra_memory(cpc_step_work, "ours", 1024),
         "MB",
         rounds=1,
     )
@@ -249,6 +235,8 @@ BENCHMARKS: dict[str, Callable[[], Benchmark]] = {
     "pair-loss": pair_loss,
     "pair-loss-short": pair_loss_short,
     "pair-memory": pair_memory,
+    "cpc-step": cpc_step,
+    "cpc-memory": cpc_memory,
     "tokenize": tokenize,
     "corpus-build": corpus_build,
     "training-speed": training_speed,
