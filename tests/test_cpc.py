@@ -18,7 +18,8 @@ from raypro.core.objectives.cpc import CPC
 from raypro.core.optimizer import Adam
 from raypro.core.reference.cpc import loop_info_nce, loop_info_nce_of_the_papers_code, loop_vectors
 from raypro.core.residues import residue_mask
-from tests.small import TINY, batch_of, random_sequences
+from raypro.pretraining import Pretraining
+from tests.small import TINY, batch_of, random_sequences, tiny_experiment
 
 SHAPE = CPCProtShape(embedding=4, filters=(6, 8), kernels=(3, 4))  # patches of 6
 OBJECTIVE = CPC(patch_length=6, max_length=80)  # sequences from 36 residues
@@ -153,6 +154,26 @@ def test_batches_without_terms_give_zeros_that_are_connected(reduction):
         sums[0].backward()
         assert prepared.counts["terms"] == 0 and not sums[:-1].any() and sums[-1] == short
         assert all(p.grad is None or not p.grad.any() for p in model.parameters())
+
+
+def test_the_patch_encoder_of_a_compiled_run_is_compiled_and_gives_the_same_step(monkeypatch):
+    graphs, compile_ = [], torch.compile
+
+    def backend(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", lambda function, **options: compile_(function, backend=backend, **options))
+    stepped = []
+    for compiled in (False, True):
+        experiment = tiny_experiment("nowhere", objective=OBJECTIVE, encoder=SHAPE, compile=compiled)
+        state = Pretraining(experiment, reader_of=None).state(torch.device("cpu"))
+        train_step(state, [batch_of(*SEQUENCES)])
+        stepped.append(dict(state.model.named_parameters()))
+        assert bool(graphs) == compiled
+    assert any("layer_norm" in graph.code for graph in graphs)
+    for name, weight in stepped[0].items():
+        torch.testing.assert_close(stepped[1][name], weight)
 
 
 def new_state(objective=OBJECTIVE, **changes):

@@ -11,7 +11,7 @@ Legend: B sequences, T tokens, P patches of the longest sequence, M patches of a
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -84,6 +84,13 @@ class CPCProt(nn.Module):
     def width(self) -> int:
         """Dimension D of the output vectors."""
         return self.shape.filters[-1]
+
+    def compile(self, *args: Any, **options: Any) -> None:
+        """Compile the patch encoder, by torch.compile: every way to z goes through it, but only some through :meth:`forward`.
+
+        The recurrent network is left as it is: its steps are products and elementwise passes, one after the other.
+        """
+        self.patch_encoder.compile(*args, **options)
 
     def latents(self, patches: Tensor) -> Tensor:
         """Return z [M, D] of patches [M, patch length] of tokens, all in one batch."""
