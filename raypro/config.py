@@ -18,10 +18,21 @@ class RunFailed(RuntimeError):
     """A run was started and did not end well. The message is one line: why, and how to go on. Commands exit with 1."""
 
 
+NAMED = 10
+"""Most names that a message lists."""
+
+
 def nearest(name: str, known: list[str]) -> str:
-    """Return ``"; did you mean X?"`` for the known name closest to ``name``, or the known names where none is close."""
+    """Return ``"; did you mean X?"`` for the known name closest to ``name``; where none is close, the known names.
+
+    Of many names those most like ``name`` are listed, and the others counted.
+    """
     close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]}?" if close else f"; known: {', '.join(known)}"
+    if close:
+        return f"; did you mean {close[0]}?"
+    if len(known) <= NAMED:
+        return f"; known: {', '.join(known)}"
+    return f"; known: {', '.join(difflib.get_close_matches(name, known, n=NAMED, cutoff=0))} and {len(known) - NAMED} more"
 
 
 def to_plain(value: Any) -> Any:

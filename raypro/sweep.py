@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from raypro.config import InputError
+from raypro.config import InputError, nearest
 from raypro.experiment import AnyExperiment, require_name
 from raypro.home import RUN_FILE, home
 from raypro.outbox import FOLDER, read_records
@@ -146,7 +146,7 @@ class Sweep:
         path = sweep_folder(name)
         if not (path / BOOK).is_file():
             there = sorted(file.parent.name for file in path.parent.glob(f"*/{BOOK}"))
-            raise InputError(f"--resume {name}: no such sweep in {path.parent}; there {f'are {there}' if there else 'is none'}")
+            raise InputError(f"--resume {name}: no such sweep in {path.parent}{nearest(name, there) if there else '; there is none'}")
         try:
             plain = json.loads((path / BOOK).read_text())
             choices = [tuple(choice) for choice in plain["choices"]]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from raypro.arguments import in_one_line, parse
-from raypro.config import InputError
+from raypro.config import InputError, nearest
 from raypro.core.objectives.mlm import MLM
 from raypro.experiment import Batches, Budget, Experiment
 from tests.small import tiny_experiment
@@ -96,3 +96,11 @@ def test_what_was_saved_before_there_was_a_field_has_its_default() -> None:
     plain = EXPERIMENT.to_plain()
     del plain["batches"]["accumulation_changes"]
     assert Experiment.from_plain(plain) == EXPERIMENT
+
+
+def test_an_unknown_name_is_answered_by_the_nearest_the_known_ones_or_a_few_of_many_and_their_number() -> None:
+    assert nearest("stabilty", ["contacts", "stability"]) == "; did you mean stability?"
+    assert nearest("nope", ["a", "b"]) == "; known: a, b"
+    many = [f"sweep-{i}" for i in range(40)] + ["noon"]
+    assert nearest("n", many).startswith("; known: noon, sweep-") and nearest("n", many).endswith(" and 31 more")
+    assert nearest("n", many).count("sweep-") == 9
