@@ -201,6 +201,8 @@ class Experiment:
 
     def __post_init__(self) -> None:
         require_name(self.name)
+        if isinstance(self.encoder, OneHotShape):
+            raise InputError("encoder: one-hot has no weights to pre-train; take another")
 
     @property
     def selected_by(self) -> tuple[str, Literal["min", "max"]]:

@@ -20,6 +20,10 @@ from raypro.audit import audit, planned, read_uses
 from raypro.cluster.train import Outcome, pretrain, saved_experiment
 from raypro.config import InputError, RunFailed
 from raypro.core import checkpoint
+from raypro.core.encoders.cpcprot import CPCProtShape
+from raypro.core.noiser import GRUNoiserShape
+from raypro.core.objectives.adversarial import Adversarial
+from raypro.core.objectives.cpc import CPC
 from raypro.core.optimizer import Adam
 from raypro.experiment import Budget, Experiment, Tracking, Validation, Workers
 from raypro.home import RUN_FILE, run_folder
@@ -179,6 +183,18 @@ def test_more_workers_than_there_is_room_for_are_refused_at_once(experiment: Exp
         with pytest.raises(InputError, match=message):
             pretrain(replace(experiment, name="too-large", workers=workers))
     assert not run_folder("too-large").exists()
+
+
+def test_an_objective_that_does_not_fit_is_refused_at_once(experiment: Experiment, home: Path) -> None:
+    with pytest.raises(InputError, match="encoder: Transformer has no patches to contrast"):
+        pretrain(replace(experiment, name="unfit", objective=CPC()))
+    patches = CPCProtShape(embedding=4, filters=(5, 6, 8), kernels=(4, 6, 3))
+    with pytest.raises(InputError, match="no sequence is long enough: the longest has 60 residues, .* takes 66"):
+        pretrain(replace(experiment, name="unfit", objective=CPC(), encoder=patches))
+    noised = Adversarial(GRUNoiserShape(4, 4, 1), adversarial_rate=0.04)
+    with pytest.raises(InputError, match=r"of the shortest sequence \(10 residues\) rounds to none; build the corpus with --min-length 13"):
+        pretrain(replace(experiment, name="unfit", objective=noised))
+    assert not run_folder("unfit").exists()
 
 
 def test_a_run_that_fails_for_good_says_why_in_one_line(experiment: Experiment, home: Path, ray_cluster: None) -> None:

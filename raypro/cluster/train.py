@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
 
@@ -192,6 +193,8 @@ def require_corpus(experiment: Experiment) -> Corpus:
         InputError: it cannot; says why.
     """
     corpus = Corpus.open(experiment.corpus)
+    with torch.device("meta"):  # nothing is computed nor kept: whether encoder and objective fit is all that is asked
+        experiment.objective.build(experiment.encoder.build())
     if sum(path.stat().st_size for path in corpus.path.glob("*.parquet")) <= CHECKED_BYTES:
         corpus.check()
     for split in ("train", "valid"):
