@@ -11,6 +11,7 @@ and cancel is written so that neither happens (:func:`_round_back`).
 Legend: B rows (sequences), T positions, n rows that have a round j, k rounds of a row, O options; y = g / t the logits.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -28,8 +29,8 @@ from torch.autograd.function import once_differentiable
 EPS = 1e-18
 """The floor of 1 - p, as published."""
 
-ROWS = {"cpu": 16, "cuda": 4096}
-"""Rows of the plain form that go through at once: on a CPU few enough that all their p fit in its cache."""
+ROWS = {"cpu": 64, "cuda": 4096}
+"""Rows of the plain form that go through at once: on a CPU as few as make up for the calls, for their p are kept."""
 
 Numbers = TypeVar("Numbers", Tensor, NDArray[np.float64])
 
@@ -96,6 +97,11 @@ def gumbel(uniform: Numbers) -> Numbers:
     return -np.log(-np.log(np.clip(uniform.astype(np.float64), double.tiny, 1 - double.epsneg)))
 
 
+def gradient_limit(dtype: torch.dtype) -> float:
+    """Return the most that an element of the gradient with respect to the logits can be: 2e15 in float32."""
+    return 1e-4 * math.sqrt(torch.finfo(dtype).max)
+
+
 def _kernels(y: Tensor) -> ModuleType | None:
     """Return the module of kernels for y; None where the plain form is to be taken."""
     return _triton() if y.is_cuda and y.dtype == torch.float32 else None
@@ -126,7 +132,7 @@ class _RelaxedSubset(torch.autograd.Function):
         d_result = d_result.to(y.dtype).masked_fill(~valid, 0.0)
         kernels = _kernels(y)
         if kernels:
-            return kernels.backward(y, counts, d_result, ctx.temperature, EPS), None, None, None
+            return kernels.backward(y, counts, d_result, ctx.temperature, EPS, gradient_limit(y.dtype)), None, None, None
         return _backward(y, counts, d_result, ctx.temperature), None, None, None
 
 
@@ -205,7 +211,8 @@ def _round_back(round_: _Round, d_total: Tensor, d: Tensor, temperature: float) 
 
         d_a += p_a (A - R)        d_k += p_k v_k - (p_k / q) (q R + p_a A)
 
-    where p_k / q is at most 1.
+    where p_k / q is at most 1. At low temperature the true gradient grows with the rounds beyond any number: it is cut off at a limit whose
+    square, times the positions of a batch, is still finite.
     """
     others, apart, p, q = round_.others, round_.apart, round_.p, round_.rest
     a = d_total.gather(1, apart) * q - d.gather(1, apart) * (q > EPS) / temperature
@@ -213,3 +220,5 @@ def _round_back(round_: _Round, d_total: Tensor, d: Tensor, temperature: float) 
     r = p_v.sum(dim=1, keepdim=True)
     shares = others / q.clamp(min=EPS)
     d.add_(p_v).addcmul_(shares, q * r + p * a, value=-1).scatter_add_(1, apart, p * (a - r))
+    limit = gradient_limit(d.dtype)
+    d.clamp_(-limit, limit)
