@@ -4,16 +4,10 @@ The encoder alone is probed, on validation data: test splits are not looked at. 
 that fails is a warning in the run's tags: nothing here ends a run.
 """
 
-import multiprocessing
-import os
-import threading
 from collections.abc import Callable
 from dataclasses import replace
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from raypro.config import InputError
 from raypro.contrastive import ALL, evaluate_contrastive, held_out, objective_of
@@ -22,6 +16,7 @@ from raypro.encoder import LoadedEncoder, load_encoder
 from raypro.evaluate.families import draw_families, read_families
 from raypro.experiment import CPCProtShape, Experiment, Probing
 from raypro.outbox import FOLDER, Outbox, read_records
+from raypro.own_process import in_own_process
 from raypro.probe_tasks import (
     CONTRASTIVE,
     FAMILIES,
@@ -106,7 +101,7 @@ def probe_and_record(path: Path, probing: Probing, probe: Callable[[str | Path, 
         return before
     outbox = Outbox(run, WRITER)
     try:
-        metrics = in_own_process(probe, str(path), probing)
+        metrics = in_own_process(probe, str(path), probing, seconds=MOST_SECONDS)
         outbox.metrics(step, metrics)
         return metrics
     except Exception as error:
@@ -129,48 +124,6 @@ def last_failure(run: Path) -> str | None:
     """Return at which step a probe failed last, and why; None where none did."""
     said = [record["values"][FAILED] for record in _records(run) if record["kind"] == "tags" and FAILED in record["values"]]
     return said[-1] if said else None
-
-
-def in_own_process(function: Callable[..., Any], *args: Any, seconds: float = MOST_SECONDS) -> Any:
-    """Return what a function gives in a new process, which ends with this one.
-
-    Raises:
-        RuntimeError: it raised, took longer than ``seconds``, or its process died; says why.
-    """
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_answer, args=(sender, torch.get_num_threads(), function, args), daemon=True)
-    process.start()
-    sender.close()
-    try:
-        if not receiver.poll(seconds):
-            raise RuntimeError(f"not done after {seconds:g} s")
-        answer, failure = receiver.recv()
-    except EOFError:
-        process.join()
-        raise RuntimeError(f"its process died (exit code {process.exitcode})") from None
-    finally:
-        process.kill()
-        process.join()
-    if failure:
-        raise RuntimeError(failure)
-    return answer
-
-
-def _answer(sender: Connection, threads: int, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    torch.set_num_threads(threads)
-    try:
-        sender.send((function(*args), None))
-    except Exception as error:
-        sender.send((None, str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"))
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _members(probing: Probing) -> int:

@@ -13,7 +13,7 @@ def probes_of(experiment: AnyExperiment) -> ValidationConfig | None:
 
     Ray Train removes no checkpoint that waits for this, keeps which ones wait in the run's folder, and so asks again when a run is
     resumed; before a run ends all are done. A task that raises does not end the run, but one whose process dies would: hence the
-    process within it (:func:`raypro.checkpoint_probe.in_own_process`).
+    process within it (:func:`raypro.own_process.in_own_process`).
     """
     if isinstance(experiment, FineTuning) or experiment.probe.task is None:
         return None
