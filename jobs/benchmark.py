@@ -32,8 +32,10 @@ from raypro.core.objectives.cpc import CPC
 from raypro.core.objectives.pairs import PairHead
 from raypro.core.optimizer import Adam
 from raypro.core.reference import tokenizer
+from raypro.core.reference.adversarial import published_relaxed_subset
 from raypro.core.reference.cpc import loop_info_nce, loop_vectors
 from raypro.core.reference.pmlm import masked_pair_loss, ordered_pairs
+from raypro.core.subset import gumbel, relaxed_subset
 from raypro.data.build import build
 from raypro.data.plan import pack
 from raypro.data.synthetic import build_synthetic
@@ -147,6 +149,34 @@ def cpc_memory() -> Benchmark:
     )
 
 
+def subset_work(form: str) -> Callable[[], Tensor]:
+    """Return a relaxed subset of 10 % of 128 x 512, forward and backward, float32, one thread: ``form`` is "reference" or "ours"."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    sample = {"reference": published_relaxed_subset, "ours": relaxed_subset}[form]
+
+    def gradient(rows: int, positions: int) -> Tensor:
+        scores = torch.randn(rows, positions, requires_grad=True)
+        noise, counts = gumbel(torch.rand(rows, positions)), torch.full((rows,), positions // 10)
+        relaxed = sample(scores, noise, torch.ones(rows, positions, dtype=torch.bool), counts, 0.5)
+        return torch.autograd.grad((relaxed * torch.randn(rows, positions)).sum(), scores)[0]
+
+    gradient(2, 20)  # so that what is loaded for the first call is not taken for the work's memory
+    return lambda: gradient(128, 512)
+
+
+def subset_speed() -> Benchmark:
+    """A relaxed subset, forward and backward: not to be slower than plain autograd over the rounds."""
+    reference, ours = (subset_work(form) for form in ("reference", "ours"))
+    return Benchmark("subset-speed", Goal("ratio", least=1), lambda: seconds(reference), lambda: seconds(ours), "s", rounds=21)
+
+
+def subset_memory() -> Benchmark:
+    """Its memory."""
+    reference, ours = (lambda form=form: extra_memory(subset_work, form) for form in ("reference", "ours"))
+    return Benchmark("subset-memory", Goal("ratio", least=9), reference, ours, "MB", rounds=1)
+
+
 def tokenize() -> Benchmark:
     """Letters to tokens on one core: ours of a buffer of 64 MB, the reference of 2 MB."""
     draw = np.random.default_rng(0).integers(0, len(alphabet.STANDARD), 64_000_000)
@@ -237,6 +267,8 @@ BENCHMARKS: dict[str, Callable[[], Benchmark]] = {
     "pair-memory": pair_memory,
     "cpc-step": cpc_step,
     "cpc-memory": cpc_memory,
+    "subset-speed": subset_speed,
+    "subset-memory": subset_memory,
     "tokenize": tokenize,
     "corpus-build": corpus_build,
     "training-speed": training_speed,
