@@ -31,7 +31,7 @@ def test_alignment_by_hand(tmp_path: Path) -> None:
         ("ACD\n", "line 1"),
         ("\n", "no sequences"),
         (">a\n>b\n", "a: 0 columns"),
-        (">a\nAC\u00e9\n", "not plain text"),
+        (">a\nAC\u00e9\n", "a: '\u00e9' is no residue"),
     ],
 )
 def test_what_is_no_alignment_is_named(tmp_path: Path, text: str, message: str) -> None:

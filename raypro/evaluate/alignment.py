@@ -4,8 +4,10 @@ Legend: S sequences, C columns of the alignment, L residues of one sequence.
 """
 
 import gzip
+import string
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from zlib import error as ZlibError
 
@@ -15,7 +17,10 @@ from numpy.typing import NDArray
 from raypro.config import InputError
 from raypro.core.alphabet import LETTERS
 
-GAPS = "-."
+A3M_ANNOTATION = ("ss_pred", "ss_conf", "ss_dssp", "sa_dssp", "aa_dssp", "aa_pred")
+"""Rows that HH-suite writes into A3M and that are no sequences: secondary structure, accessibility, confidence."""
+_KNOWN = frozenset(LETTERS + LETTERS.lower() + "-.")
+_NO_INSERTIONS = str.maketrans("", "", string.ascii_lowercase + ".")
 CONTACT_DISTANCE = 8.0
 """Two residues are in contact below this distance, in angstrom."""
 LEAST_SEPARATION = 5
@@ -56,31 +61,32 @@ class ColumnContacts:
 
 
 def read_alignment(path: Path) -> Alignment:
-    """Read an aligned FASTA file, plain or gzip. Lower case and ``.`` are read as upper case and ``-``.
+    """Read an aligned family, plain or gzip: aligned FASTA, Stockholm, or A3M.
+
+    In aligned FASTA and Stockholm lower case and ``.`` are read as upper case and ``-``. In A3M (and A2M) they are insertions, which are
+    left out, so that the columns are the first sequence's residues. Stockholm is known by its first line, A3M by the file's name, or
+    by rows that have one width without their insertions only.
 
     Raises:
         InputError: no such file, no sequences, a letter that is no residue, or rows of different widths; names the row.
     """
-    ids: list[str] = []
-    parts: list[list[str]] = []
-    for number, line in _lines(path):
-        if line.startswith(">"):
-            ids.append(line[1:].split(maxsplit=1)[0] if line[1:].strip() else f"row {len(ids) + 1}")
-            parts.append([])
-        elif not ids:
-            raise InputError(f"{path}, line {number}: text before the first '>' header; give an aligned FASTA file")
-        else:
-            parts[-1].append(line)
-    if not ids:
-        raise InputError(f"{path}: no sequences in it; give an aligned FASTA file")
-    rows = tuple("".join(p).upper().replace(".", "-") for p in parts)
-    for name, row in zip(ids, rows, strict=True):
-        if len(row) != len(rows[0]) or not row:
-            raise InputError(f"{path}, {name}: {len(row)} columns where the first row has {len(rows[0])}; give aligned sequences")
-        strange = set(row) - set(LETTERS + "-")
+    lines = _lines(path)
+    start = next(lines, None)
+    if start is None:
+        raise InputError(f"{path}: no sequences in it; give an alignment: FASTA, A3M or Stockholm")
+    stockholm = start[1].startswith("# STOCKHOLM")
+    found = _read_stockholm(path, lines) if stockholm else _read_fasta(path, chain([start], lines))
+    if not stockholm and _is_a3m(path, found):
+        found = [(name, row.translate(_NO_INSERTIONS)) for name, row in found if name not in A3M_ANNOTATION]
+    if not found:
+        raise InputError(f"{path}: no sequences in it; give an alignment: FASTA, A3M or Stockholm")
+    for name, row in found:
+        strange = set(row) - _KNOWN
         if strange:
             raise InputError(f"{path}, {name}: {min(strange)!r} is no residue; mend the row or leave it out")
-    return Alignment(tuple(ids), rows)
+        if len(row) != len(found[0][1]) or not row:
+            raise InputError(f"{path}, {name}: {len(row)} columns where the first row has {len(found[0][1])}; give aligned sequences")
+    return Alignment(tuple(name for name, _ in found), tuple(row.upper().replace(".", "-") for _, row in found))
 
 
 def read_contacts(path: Path, width: int, distance: float = CONTACT_DISTANCE) -> ColumnContacts:
@@ -128,16 +134,58 @@ def average_over_columns(maps: Iterable[NDArray[np.floating]], columns: Sequence
     return np.divide(total, count, out=np.full((width, width), np.nan), where=count > 0)
 
 
+def _read_fasta(path: Path, lines: Iterable[tuple[int, str]]) -> list[tuple[str, str]]:
+    """Return ids and rows as they are; lines that begin with ``#`` before the first header, as A3M may have, are comments."""
+    ids: list[str] = []
+    parts: list[list[str]] = []
+    for number, line in lines:
+        if line.startswith(">"):
+            ids.append(line[1:].split(maxsplit=1)[0] if line[1:].strip() else f"row {len(ids) + 1}")
+            parts.append([])
+        elif ids:
+            parts[-1].append(line)
+        elif not line.startswith("#"):
+            raise InputError(f"{path}, line {number}: text before the first '>' header; give an alignment: FASTA, A3M or Stockholm")
+    return [(name, "".join(row)) for name, row in zip(ids, parts, strict=True)]
+
+
+def _read_stockholm(path: Path, lines: Iterator[tuple[int, str]]) -> list[tuple[str, str]]:
+    """Return ids and rows as they are, those of a wrapped file put together; its annotation (``#=GF``, ``#=GC``, ...) is left out."""
+    parts: dict[str, list[str]] = {}
+    for number, line in lines:
+        if line == "//":
+            break
+        if not line.startswith("#"):
+            try:
+                name, row = line.split()
+            except ValueError:
+                raise InputError(f"{path}, line {number}: {line[:40]!r} is not a name and its row; mend the line") from None
+            parts.setdefault(name, []).append(row)
+    else:
+        raise InputError(f"{path}: no '//' at its end, so it is not whole; fetch it again")
+    more = next(lines, None)
+    if more:
+        raise InputError(f"{path}, line {more[0]}: another alignment after '//'; give each family a file of its own")
+    return [(name, "".join(row)) for name, row in parts.items()]
+
+
+def _is_a3m(path: Path, rows: Sequence[tuple[str, str]]) -> bool:
+    if path.name.lower().removesuffix(".gz").endswith((".a3m", ".a2m")):
+        return True
+    return len({len(row) for _, row in rows}) > 1 and len({len(row.translate(_NO_INSERTIONS)) for _, row in rows}) == 1
+
+
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield the lines of a text file, plain or gzip, that are not empty, with their numbers from 1."""
+    """Yield the lines of a text file, plain or gzip, that are not empty, with their numbers from 1; comments need not be ASCII."""
+    utf8: dict[str, str] = {"encoding": "utf-8", "errors": "replace"}
     try:
         with path.open("rb") as file:
             compressed = file.read(2) == b"\x1f\x8b"
-        with gzip.open(path, "rt", encoding="ascii") if compressed else path.open(encoding="ascii") as text:
+        with gzip.open(path, "rt", **utf8) if compressed else path.open(**utf8) as text:
             for number, line in enumerate(text, start=1):
                 if line.strip():
                     yield number, line.strip()
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}; give a file that can be read") from None
-    except (EOFError, ZlibError, UnicodeDecodeError):
+    except (EOFError, ZlibError):
         raise InputError(f"{path}: not plain text, or a damaged gzip file; fetch it again") from None
