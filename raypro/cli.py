@@ -25,6 +25,7 @@ from raypro.data.label_commands import check_command as check_task_command
 from raypro.data.label_commands import import_command
 from raypro.data.label_commands import show_command as show_task_command
 from raypro.data.synthetic import build_synthetic
+from raypro.direct_coupling import dca_command
 from raypro.encoder_import import import_encoder_command
 from raypro.evaluate.alignment import read_alignment, read_contacts
 from raypro.experiment import AnyExperiment, Experiment, FineTuning
@@ -243,6 +244,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "encoder import": import_encoder_command,
     "validate": validate_command,
     "contacts": contacts_command,
+    "dca": dca_command,
     "runs list": list_command,
     "runs audit": audit_command,
     "runs sync": sync_command,

@@ -116,18 +116,27 @@ def validate_alignment(
     seed: int = 0,
     progress: bool = True,
 ) -> Findings:
-    """Score the label-free contact map of an aligned family, averaged over some of its sequences, drawn at random without replacement.
+    """Score the label-free contact map of an aligned family and draw it; see :func:`alignment_map`.
 
     Raises:
         InputError: the model has no pair head.
     """
     out.mkdir(parents=True, exist_ok=True)
-    drawn = np.random.default_rng(seed).permutation(len(alignment.ids))[:sequences]
-    members = [alignment.sequence(row) for row in drawn]
-    scores = average_maps(model, members, [alignment.columns(row) for row in drawn], alignment.width, progress)
+    scores = alignment_map(model, alignment, sequences, seed, progress)
     metrics = contact_precision(scores, contacts.contacts, scored=contacts.scored)
     picture = plots.save(plots.contact_map(scores, contacts.contacts, name, metrics), out / f"contacts_{name}.png")
     return Findings(metrics, (picture,))
+
+
+def alignment_map(model: Model, alignment: Alignment, sequences: int = 32, seed: int = 0, progress: bool = True) -> NDArray[np.float64]:
+    """Return the contact map [C, C] that the pair head implies, averaged over sequences drawn at random without replacement.
+
+    Raises:
+        InputError: the model has no pair head.
+    """
+    drawn = np.random.default_rng(seed).permutation(len(alignment.ids))[:sequences]
+    members = [alignment.sequence(row) for row in drawn]
+    return average_maps(model, members, [alignment.columns(row) for row in drawn], alignment.width, progress)
 
 
 def average_maps(

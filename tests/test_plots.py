@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from raypro.evaluate.contacts import contact_precision
 from raypro.evaluate.pairs import KL_EDGES
-from raypro.evaluate.plots import BLUE, GREEN, ORANGE, contact_map, divergence_histogram, learning_curves, save
+from raypro.evaluate.plots import BLUE, GREEN, ORANGE, column_maps, contact_map, divergence_histogram, learning_curves, save
 
 
 def marks(figure: Figure, colour: str) -> list[tuple[float, float]]:
@@ -36,6 +36,23 @@ def test_contact_map_marks_truth_above_and_predictions_below() -> None:
     assert np.ma.getmaskarray(shown)[np.triu_indices(10)].all() and shown[7, 0] == 3.0
     text = figure.axes[0].get_title(loc="left") + figure.axes[0].texts[0].get_text()
     assert "Kunitz" in text and "0.50" in text and "random: 0.20" in text
+
+
+def test_maps_side_by_side_ring_their_own_best_pairs() -> None:
+    """Ten columns, two maps, each with its two best pairs; where contacts are not known, all rings are blue and no truth is drawn."""
+    truth, first, second = np.zeros((10, 10), dtype=bool), np.zeros((10, 10)), np.full((10, 10), np.nan)
+    truth[0, 7] = truth[7, 0] = True
+    for scores, i, j, score in ((first, 0, 7, 3.0), (first, 2, 8, 2.0), (first, 4, 8, 9.0), (second, 0, 5, 0.1), (second, 1, 9, 0.2)):
+        scores[i, j] = scores[j, i] = score
+    maps = [("couplings", "norm", first), ("pair head", "nats", second)]
+    figure = column_maps(maps, truth, "Kunitz", 5)
+    assert sorted(marks(figure, GREEN)) == [(8, 1)] and marks(figure, BLUE) == [(1, 8)] and marks(figure, ORANGE) == [(3, 9)]
+    titles = [axes.get_title(loc="left") + axes.texts[0].get_text() for axes in figure.axes[:2]]
+    assert "couplings" in titles[0] and "1 are contacts (by chance 0.1)" in titles[0]
+    assert "pair head" in titles[1] and "0 are contacts" in titles[1]
+    unknown = column_maps(maps[:1], None, "Kunitz", 5)
+    assert sorted(marks(unknown, BLUE)) == [(1, 8), (3, 9)] and not marks(unknown, GREEN) and not marks(unknown, ORANGE)
+    assert "contacts" not in unknown.axes[0].texts[0].get_text()
 
 
 def test_contact_map_of_a_short_or_empty_prediction() -> None:

@@ -41,7 +41,14 @@ def apc(scores: Scores) -> NDArray[np.float64]:
     return corrected
 
 
-def contact_precision(scores: Scores, truth: Mask, *, resolved: Mask | None = None, scored: Mask | None = None) -> dict[str, float]:
+def contact_precision(
+    scores: Scores,
+    truth: Mask,
+    *,
+    resolved: Mask | None = None,
+    scored: Mask | None = None,
+    ranges: Mapping[str, tuple[int, float]] = RANGES,
+) -> dict[str, float]:
     """Return the precision of a predicted contact map, by range of separation and number of pairs taken.
 
     The candidates of a range are the pairs i < j of resolved residues (and of ``scored`` pairs) with that separation; separations
@@ -54,6 +61,7 @@ def contact_precision(scores: Scores, truth: Mask, *, resolved: Mask | None = No
         truth: [L, L] true contacts, symmetric.
         resolved: [L] residues whose place is known; all where None.
         scored: [L, L] pairs of which it is known whether they are contacts, symmetric; all where None.
+        ranges: least and greatest separation of each range.
 
     Returns:
         For each range R ``contacts/P_at_L_R``, ``contacts/P_at_L2_R`` and ``contacts/P_at_L5_R``, and beside them
@@ -74,7 +82,7 @@ def contact_precision(scores: Scores, truth: Mask, *, resolved: Mask | None = No
     separation, hits = (j - i)[best_first], truth[i, j][best_first]
     residues = int(resolved.sum())
     metrics: dict[str, float] = {}
-    for name, (least, greatest) in RANGES.items():
+    for name, (least, greatest) in ranges.items():
         ranked = hits[(separation >= least) & (separation <= greatest)]
         for depth, divisor in DEPTHS.items():
             metrics[f"contacts/P_at_{depth}_{name}"] = _share(ranked[: max(1, residues // divisor)])

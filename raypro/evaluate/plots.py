@@ -82,6 +82,40 @@ def contact_map(
 
 
 @matplotlib.rc_context(STYLE)
+def column_maps(maps: Sequence[tuple[str, str, NDArray[np.floating]]], truth: NDArray[np.bool_] | None, family: str, least: int) -> Figure:
+    """Draw contact maps of one family side by side, each with a scale of its own; columns of the alignment count from 1.
+
+    The L/5 pairs of highest score at separations of ``least`` and more are ringed, L the number of columns: blue where they are contacts
+    and orange where not, all blue where contacts are not known.
+
+    Args:
+        maps: of each its title, what its scores are, and the scores [L, L], symmetric, higher means contact; NaN is left blank.
+        truth: [L, L] true contacts, symmetric; None where they are not known.
+        family: what the title of the whole says.
+        least: least separation of the pairs that are ringed.
+    """
+    figure = empty_figure(*((6.6, 6.6) if len(maps) == 1 else (6.0 * len(maps), 5.8)))
+    panels = figure.subplots(1, len(maps), squeeze=False)[0]
+    for axes, (title, scale, scores) in zip(panels, maps, strict=True):
+        i, j = best_pairs(scores, least)
+        darkest = float(scores[i[-1], j[-1]]) if len(i) else 1.0
+        image = draw_contact_map(axes, scores, truth, (i, j), darkest, 280.0)
+        axes.set(xlabel="column", ylabel="column")
+        axes.set_title(title, pad=24)
+        said = f"the {len(i)} best pairs, separation {least} and more"
+        if truth is not None:
+            by_chance = len(i) * float(truth[np.tril_indices(len(truth), -least)].mean())
+            said += f": {int(truth[i, j].sum())} are contacts (by chance {by_chance:.1f})"
+        axes.annotate(said, (0.0, 1.0), xytext=(0, 8), xycoords="axes fraction", textcoords="offset points")
+        bar = figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02, extend="both", ticks=MaxNLocator(5), format="%g")
+        bar.set_label(f"lower triangle: {scale}")
+        bar.outline.set_visible(False)
+        even_marks(axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.09), ncols=3, handletextpad=0.2))
+    figure.suptitle(family, x=0.01, ha="left", fontsize=14, fontweight="bold")
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
 def divergence_histogram(counts: NDArray[np.int64], edges: NDArray[np.floating], mean: float) -> Figure:
     """Draw Figure 3 of He et al. 2021: the divergence of the product of single predictions from the joint one.
 
@@ -143,7 +177,7 @@ def save(figure: Figure, path: Path) -> Path:
 def draw_contact_map(
     axes: Axes,
     scores: NDArray[np.floating],
-    truth: NDArray[np.bool_],
+    truth: NDArray[np.bool_] | None,
     pairs: tuple[NDArray[np.int64], NDArray[np.int64]],
     darkest: float,
     width: float,
@@ -153,8 +187,8 @@ def draw_contact_map(
     Args:
         axes: where to draw.
         scores: [L, L], symmetric, higher means contact; NaN is left blank.
-        truth: [L, L] true contacts, symmetric.
-        pairs: the predicted pairs i > j, of :func:`best_pairs`: ringed blue where they are contacts and orange where not.
+        truth: [L, L] true contacts, symmetric; None where they are not known.
+        pairs: the predicted pairs i > j, of :func:`best_pairs`: ringed blue where they are contacts (or not known) and orange where not.
         darkest: the score that is drawn darkest, and those above it.
         width: of the map, in points.
     """
@@ -163,11 +197,13 @@ def draw_contact_map(
     ends = (0.5, length + 0.5)
     image = axes.imshow(shown, cmap=WHITE_TO_GREY, vmin=0.0, vmax=max(darkest, 1e-9), extent=(*ends, *ends[::-1]))
     size = (width / length) ** 2  # of a residue's square, in points squared
-    rows, columns = np.nonzero(np.triu(truth))
-    axes.scatter(columns + 1, rows + 1, s=max(0.7 * size, 1.5), marker="s", color=GREEN, linewidths=0, label="true contact")
+    rings = [(np.ones(len(i), dtype=bool), BLUE, "predicted")]
+    if truth is not None:
+        rows, columns = np.nonzero(np.triu(truth))
+        axes.scatter(columns + 1, rows + 1, s=max(0.7 * size, 1.5), marker="s", color=GREEN, linewidths=0, label="true contact")
+        rings = [(truth[i, j], BLUE, "predicted, true"), (~truth[i, j], ORANGE, "predicted, false")]
     ring = (width / 42) ** 2 * min(1.0, max(0.3, 200 / length))  # large enough to see, small enough for those of a long protein
-    right = truth[i, j]
-    for hits, colour, label in ((right, BLUE, "predicted, true"), (~right, ORANGE, "predicted, false")):
+    for hits, colour, label in rings:
         axes.scatter(
             j[hits] + 1,
             i[hits] + 1,
