@@ -4,15 +4,17 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from raypro.checkpoint_probe import last_failure, recorded
+from raypro.core.alphabet import STANDARD
+from raypro.core.objectives.adversarial import BINS, SHOWN, Adversarial
 from raypro.data.corpus import Corpus
-from raypro.evaluate import plots, probe_plots
+from raypro.evaluate import noiser_plots, plots, probe_plots
 from raypro.experiment import Experiment
 from raypro.outbox import FOLDER, Outbox, read_records
 from raypro.validation import Findings, load_model, unigram_floor, validate_model
@@ -32,10 +34,10 @@ def conclude(experiment: Experiment, run: Path, best: Path, outbox: Outbox) -> N
     if not sequences and corpus.manifest.contacts:
         print(f"contact maps of long families take long on their own: raypro validate {best}", flush=True)
     outbox.metrics(model.step, {f"valid_{name}": value for name, value in findings.metrics.items()})  # so that pages show the curves first
-    curves = (*draw_curves(experiment, run, corpus), *draw_probes(experiment, run))
+    curves = (*draw_curves(experiment, run, corpus), *draw_noiser(experiment, run), *draw_probes(experiment, run))
     for picture in (*curves, *findings.pictures):
         outbox.artifact(picture, PICTURES)
-    rows = compare_with_chance(findings)
+    rows = [*compare_with_chance(findings), *compare_masking(model.metrics)]
     outbox.description(describe_run(experiment, corpus, model.step, rows, run))
     print_summary(run, rows, experiment)
     if failure := last_failure(run):
@@ -66,23 +68,46 @@ FLOORS: dict[str, Callable[[float], tuple[float | None, str]]] = {
 """What each part of a loss is per, and what knowledge of residue frequencies alone reaches: nats, and in words."""
 
 
-def draw_curves(experiment: Experiment, run: Path, corpus: Corpus) -> tuple[Path, ...]:
-    """Draw the learning curve of each part of the loss, from what the run logged."""
+def logged_points(run: Path) -> dict[str, list[tuple[int, float]]]:
+    """Return the (step, value) of each metric that the workers logged, in the order of the steps; what was done again counts."""
     points: dict[str, dict[int, float]] = {}
     for record, _ in read_records(run / FOLDER / "outbox-worker.jsonl", 0):
         if record and record["kind"] == "metrics":
             for name, value in record["values"].items():
                 points.setdefault(name, {})[record["step"]] = value
+    return {name: sorted(values.items()) for name, values in points.items()}
+
+
+def draw_curves(experiment: Experiment, run: Path, corpus: Corpus) -> tuple[Path, ...]:
+    """Draw the learning curve of each part of the loss, from what the run logged."""
+    points = logged_points(run)
     paths = []
     for quantity in experiment.objective.quantities:
         if quantity.weight:
-            train, valid = (sorted(points.get(f"{split}/{quantity.name}", {}).items()) for split in ("train", "valid"))
+            train, valid = (points.get(f"{split}/{quantity.name}", []) for split in ("train", "valid"))
             unigram = unigram_floor(corpus)
             # without context the two residues of a pair are independent; a contrast's floor changes with the batch
             floor, unit = FLOORS[quantity.per](unigram)
             figure = plots.learning_curves(train, valid, floor=floor, name=unit)
             paths.append(plots.save(figure, run / PICTURES / f"curve_{quantity.name}.png"))
     return tuple(paths)
+
+
+def draw_noiser(experiment: Experiment, run: Path) -> tuple[Path, ...]:
+    """Draw, of adversarial masking, how strong the noiser is and how it masks over the steps, and what it takes on validation."""
+    if not isinstance(experiment.objective, Adversarial):
+        return ()
+    points = logged_points(run)
+    last = {name.removeprefix("valid_"): values[-1][1] for name, values in points.items() if name.startswith("valid_noiser")}
+    shares = {kind: {letter: last[f"noiser_{kind}/{letter}"] for letter in STANDARD} for kind in ("chosen", "candidates")}
+    figures = {
+        "habits": noiser_plots.habits(points["train_noiser/entropy"], {way: points[f"train_noiser/{way}"] for way in SHOWN}),
+        "residues": noiser_plots.residues(**shares),
+        "places": noiser_plots.places([last[f"noiser_place/{place}"] for place in range(BINS)]),
+    }
+    if "train/loss_random" in points:
+        figures["strength"] = noiser_plots.strength(points["train/loss_adversarial"], points["train/loss_random"])
+    return tuple(plots.save(figure, run / PICTURES / f"noiser_{name}.png") for name, figure in figures.items())
 
 
 def draw_probes(experiment: Experiment, run: Path) -> tuple[Path, ...]:
@@ -107,6 +132,13 @@ def compare_with_chance(findings: Findings) -> list[Row]:
     rows.append((f"{contacts}; families never seen", "contacts_unseen/P_at_L5_all", "contacts_unseen/random_precision_all"))
     rows.append(("patches ahead told apart from those of other sequences", "contrast/accuracy_cpc", "contrast/chance_cpc"))
     return [(what, metrics[name], metrics[chance]) for what, name, chance in rows if math.isfinite(metrics.get(name, math.nan))]
+
+
+def compare_masking(metrics: Mapping[str, float]) -> list[Row]:
+    """Return, of adversarial masking, the loss on what the noiser masks beside that on what is masked at random, of the same model."""
+    names = ("valid/loss_adversarial", "valid/loss_random")
+    what = "loss of a residue masked by the noiser, nats (by chance: masked at random)"
+    return [(what, metrics[names[0]], metrics[names[1]])] if all(name in metrics for name in names) else []
 
 
 def describe_run(experiment: Experiment, corpus: Corpus, step: int, rows: list[Row], run: Path) -> str:

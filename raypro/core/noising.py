@@ -8,8 +8,10 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from raypro.core.alphabet import CLASS_TO_TOKEN, MASK, SIZE
-from raypro.core.noiser import KEEP
-from raypro.core.subset import relaxed_subset
+from raypro.core.noiser import EXCLUDED, KEEP
+
+WIDEST, HALVINGS = 200.0, 32
+"""Of the search for log tau: the range, and how often it is halved."""
 
 
 def noised_tokens(tokens: Tensor, taken: Tensor, shown: Tensor) -> Tensor:
@@ -27,13 +29,25 @@ def mixed_inputs(tokens: Tensor, m: Tensor, o: Tensor) -> Tensor:
 
 
 def inclusion(s: Tensor, candidates: Tensor, k: Tensor) -> Tensor:
-    """Return pi [B, T], about the probability of each candidate to be among the k [B] taken by scores s [B, T] and Gumbel noise.
+    """Return pi [B, T], about the probability of each candidate to be among the k [B] highest of s [B, T] and Gumbel noise.
 
-    What Algorithm 1 gives at temperature 1 without noise: each round takes in proportion to exp(s) what the rounds before have left.
-    So it is exact for equal scores, and where k scores are far above the others.
+    The highest are the first k of events that come at rates exp(s). Were it known that tau is when the k-th comes, pi would be
+    1 - exp(-tau exp(s)); tau is taken so that these sum to k (Rosen 1997, order sampling). Exact for equal scores, and where k scores
+    are far above the others. The sum of pi is k to four digits.
     """
-    s = s.detach()
-    return relaxed_subset(s, torch.zeros_like(s), candidates, k, 1.0)
+    counts = k.to(s.device)[:, None]
+    rates = s.detach().masked_fill(~candidates, EXCLUDED)  # their logarithms
+
+    def pi(log_tau: Tensor) -> Tensor:
+        return -torch.expm1(-(rates + log_tau).clamp(max=50.0).exp())
+
+    low = counts.clamp(min=1).log() - rates.logsumexp(dim=1, keepdim=True)  # since 1 - exp(-x) <= x
+    high = low + WIDEST
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        enough = (pi(middle) * candidates).sum(dim=1, keepdim=True) > counts
+        low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
+    return pi(low) * (candidates & (counts > 0))
 
 
 def importance(pi: Tensor, candidates: Tensor, k: Tensor, most: float) -> Tensor:

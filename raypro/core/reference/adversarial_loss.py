@@ -52,7 +52,7 @@ def adversarial_loss(
     classes = [int(TOKEN_TO_CLASS[token]) for token in tokens.tolist()]
     candidates = [i for i, c in enumerate(classes) if c >= 0 and i not in at_random]
     p = relaxed_subset(s, which, candidates, k, temperature)
-    taken = sorted(sorted(candidates, key=lambda i: -float(p[i]))[:k])
+    taken = sorted(sorted(candidates, key=lambda i: -p[i].item())[:k])
     mixed, m, shown = [], {}, []
     for i in range(len(tokens)):
         x = torch.zeros(SIZE, dtype=s.dtype)
