@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from benchmark_adversarial import adversarial_cycle
 from pretrain_pmlm import small
 from rich.console import Console
 from rich.table import Table
@@ -269,6 +270,7 @@ BENCHMARKS: dict[str, Callable[[], Benchmark]] = {
     "cpc-memory": cpc_memory,
     "subset-speed": subset_speed,
     "subset-memory": subset_memory,
+    "adversarial-cycle": adversarial_cycle,
     "tokenize": tokenize,
     "corpus-build": corpus_build,
     "training-speed": training_speed,

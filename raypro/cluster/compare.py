@@ -1,0 +1,253 @@
+"""Adversarial against random masking: encoders pre-trained either way, fine-tuned on tasks, in one table (McDermott et al. 2020, Table 2).
+
+Random masking is there twice: for as many steps of the encoder, and, since the noiser's steps cost time, for as much time. What is
+finished is not run again, so a comparison that was stopped goes on when it is asked for again.
+"""
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from raypro.arguments import one_line_errors, parse
+from raypro.cluster.resources import alive_nodes
+from raypro.cluster.session import ray_session
+from raypro.cluster.sweeping import drive
+from raypro.cluster.train import pretrain, require_corpus, saved_experiment
+from raypro.cluster.tune import demand_of, prepare
+from raypro.config import InputError, nearest
+from raypro.core import checkpoint
+from raypro.core.objectives.adversarial import Adversarial
+from raypro.experiment import Batches, Budget, Experiment, FineTuning, Validation, require_name
+from raypro.home import RUN_FILE, home, run_folder
+from raypro.outbox import Outbox, last_status
+from raypro.space import Space
+from raypro.sweep import BOOK, Demand, Sweep, sweep_folder
+from raypro.sweep_report import TEST, Spread, over_seeds
+from raypro.tasks.tape import TASKS
+from raypro.tracking import Sender
+
+SCRATCH, RANDOM, LONGER, ADVERSARIAL = "not pre-trained", "random", "random, equal time", "adversarial"
+PAPER: Mapping[tuple[str, str], str] = {}
+"""The paper's own figures by (task, condition), where known: none, its Table 2 was not at hand. They stand in columns of their own."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared, on what."""
+
+    name: str
+    """Name of the comparison: its folder in raypro's home, and the beginning of the names of its runs."""
+    adversarial: Experiment
+    """The adversarial pre-training run; those with random masking are the same in all else. Its name is not used."""
+    tasks: tuple[tuple[str, str], ...] = ()
+    """Pairs of a task and the folder of its labelled data."""
+    learning_rates: tuple[float, ...] = (1e-4, 1e-3)
+    """Rates of fine-tuning that are tried; validation chooses, for each encoder and task apart."""
+    epochs: int = 5
+    """Epochs of fine-tuning."""
+    patience: int = 2
+    """Validations without a better one after which fine-tuning stops."""
+    seeds: int = 3
+    """Runs of the best rate, with a seed each, that are scored on the test splits."""
+    at_once: int | None = None
+    """Fine-tuning runs at the same time; None: as many as fit."""
+
+    def __post_init__(self) -> None:
+        require_name(self.name)
+        if not isinstance(self.adversarial.objective, Adversarial):
+            raise InputError("adversarial.objective: is not the adversarial one; start from a preset of jobs/pretrain_adversarial.py")
+        if self.adversarial.budget.steps is None or self.adversarial.budget.minutes is not None:
+            raise InputError("adversarial.budget: give steps, and no minutes: the steps are what is held equal")
+        for task, _ in self.tasks:
+            if task not in TASKS:
+                raise InputError(f"tasks: {task}: no such task{nearest(task, list(TASKS))}")
+
+    @property
+    def folder(self) -> Path:
+        """Where the table is."""
+        return home() / "comparisons" / self.name
+
+    @property
+    def encoder_share(self) -> float:
+        """Which part of the adversarial run's steps are the encoder's."""
+        objective = self.adversarial.objective
+        assert isinstance(objective, Adversarial)
+        return objective.encoder_steps / (objective.noiser_steps + objective.encoder_steps)
+
+    def pretraining(self, condition: str, longer: float = 1.0) -> Experiment:
+        """Return a condition's pre-training run; ``longer``: how many times as many steps as equal steps are."""
+        adversarial = replace(self.adversarial, name=f"{self.name}-{condition.replace(', ', '-').replace(' ', '-')}")
+        if condition == ADVERSARIAL:
+            return adversarial
+        assert isinstance(adversarial.objective, Adversarial) and adversarial.budget.steps is not None
+        share = self.encoder_share * longer
+        batches, rate, every = adversarial.batches, adversarial.optimizer, adversarial.validation.every
+        return replace(
+            adversarial,
+            objective=adversarial.objective.random_masking(),
+            budget=Budget(steps=_scaled(adversarial.budget.steps, share)),
+            batches=_later(batches, share),
+            optimizer=replace(rate, warmup_steps=round(rate.warmup_steps * share), decay_steps=_scaled(rate.decay_steps, share)),
+            validation=replace(adversarial.validation, every=_scaled(every, share)),
+        )
+
+    def fine_tuning(self, task: str, data: str, start: Path | None) -> Space:
+        """Return what is tried on a task with an encoder, that of a checkpoint or one with random weights."""
+        base = FineTuning(
+            f"{self.name}-{task}",
+            data,
+            TASKS[task](),
+            self.adversarial.encoder,
+            start=str(start) if start else None,
+            budget=Budget(epochs=self.epochs),
+            validation=Validation(every=None, sequences=None, patience=self.patience, keep=1),
+            tracking=self.adversarial.tracking,
+            precision=self.adversarial.precision,
+            seed=self.adversarial.seed,
+        )
+        return Space(base, {"optimizer.learning_rate": self.learning_rates}, seeds=self.seeds)
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A finished pre-training run."""
+
+    checkpoint: Path
+    """The one that validation chose."""
+    steps: int
+    """Steps of all players."""
+    seconds: float
+    """Of training, validation included."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the encoders reach on a test split, by condition."""
+
+    task: str
+    split: str
+    metric: str
+    reached: Mapping[str, Spread]
+
+
+def compare_main(default: Comparison, args: Sequence[str] | None = None) -> None:
+    """Run a comparison, changed in any field that the command line names."""
+    with one_line_errors():
+        compare(parse(Comparison, args, default=default, description="Asked for again by the same --name, it goes on."))
+
+
+def compare(comparison: Comparison) -> list[Row]:
+    """Run what is not finished of a comparison; write, log and print its table.
+
+    Raises:
+        InputError: something of it cannot be run here, or a run of its name is another one.
+        RunFailed: a run failed; the comparison may be asked for again.
+    """
+    if not comparison.tasks:
+        raise InputError("tasks: give pairs of a task and its data: --tasks stability FOLDER secondary_structure FOLDER")
+    require_corpus(comparison.adversarial)
+    for task, data in comparison.tasks:
+        prepare(comparison.fine_tuning(task, data, None))
+    tracking = comparison.adversarial.tracking
+    comparison.folder.mkdir(parents=True, exist_ok=True)
+    with ray_session(), Sender(comparison.folder, "comparison", comparison.name, tracking.uri) as sender:
+        runs = pretrain_all(comparison)
+        starts = {SCRATCH: None, **{condition: run.checkpoint for condition, run in runs.items()}}
+        rows = [row for task, data in comparison.tasks for row in fine_tune_all(comparison, task, data, starts)]
+        report(comparison, runs, rows, sender.outbox)
+    return rows
+
+
+def pretrain_all(comparison: Comparison) -> dict[str, Pretrained]:
+    """Run the three pre-training runs, or take them as they are where they are finished."""
+    runs = {condition: run_once(comparison.pretraining(condition)) for condition in (RANDOM, ADVERSARIAL)}
+    longer = runs[ADVERSARIAL].seconds / runs[RANDOM].seconds
+    return {RANDOM: runs[RANDOM], LONGER: run_once(comparison.pretraining(LONGER, longer)), ADVERSARIAL: runs[ADVERSARIAL]}
+
+
+def run_once(experiment: Experiment) -> Pretrained:
+    """Run a pre-training run, go on with it where it was begun, or take it as it is where it is finished."""
+    run = run_folder(experiment.name)
+    if last_status(run) != "FINISHED":
+        pretrain(experiment, resume=(run / RUN_FILE).is_file())
+    elif saved_experiment(run.name)[0] != experiment:
+        raise InputError(f"run {run.name} exists, finished, and is another experiment; choose another --name, or remove {run}")
+    steps = sorted(run.glob("step_*"))
+    metric, _ = experiment.selected_by
+    best = min(steps, key=lambda path: checkpoint.load(path).metrics[metric])
+    last = checkpoint.load_training(steps[-1])
+    return Pretrained(best, int(last["step"]), float(last["seconds"]))
+
+
+def fine_tune_all(comparison: Comparison, task: str, data: str, starts: Mapping[str, Path | None]) -> list[Row]:
+    """Fine-tune each encoder on a task; return a row for each test split."""
+    reached = {}
+    for condition, start in starts.items():
+        name = f"{comparison.name}-{task}-{condition.replace(', ', '-').replace(' ', '-')}"
+        reached[condition] = sweep_once(name, comparison.fine_tuning(task, data, start), comparison.at_once)
+    primary = TASKS[task]().primary
+    return [Row(task, split, primary, {c: found[split][primary] for c, found in reached.items()}) for split in reached[SCRATCH]]
+
+
+def sweep_once(name: str, space: Space, at_once: int | None) -> dict[str, dict[str, Spread]]:
+    """Run a sweep, go on with it, or take it as it is where it is finished; return its figures by test split and metric."""
+    prepared, source = prepare(space)
+    folder = sweep_folder(name)
+    begun = (folder / BOOK).is_file()
+    sweep = Sweep.open(name) if begun else Sweep.begin(name, prepared, source.manifest.checksum, Demand(1.0, 0.0), name)
+    asked = (replace(prepared.base, name=sweep.space.base.name, workers=sweep.space.base.workers), dict(prepared.axes), prepared.seeds)
+    if asked != (sweep.space.base, {axis: tuple(values) for axis, values in sweep.space.axes.items()}, sweep.space.seeds):
+        raise InputError(f"sweep {name} exists and is another one; choose another --name, or remove {folder}")
+    if not (folder / TEST).is_file():
+        sweep = sweep.with_demand(demand_of(sweep, alive_nodes(), at_once, None, None))
+        drive(sweep, source, retry_failed=False)
+    best, _ = sweep.ranked(sweep.trials)[0]
+    return over_seeds(sweep.ranked(sweep.seed_trials(best)))
+
+
+def report(comparison: Comparison, runs: Mapping[str, Pretrained], rows: Sequence[Row], outbox: Outbox) -> None:
+    """Write the table as CSV and Markdown, log both, and print it."""
+    conditions = (SCRATCH, *runs)
+    path = comparison.folder / "table.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["task", "split", "metric", "condition", "mean", "deviation", "runs", "paper"])
+        for row in rows:
+            for condition, spread in row.reached.items():
+                said = PAPER.get((row.task, condition), "")
+                writer.writerow([row.task, row.split, row.metric, condition, spread.mean, spread.deviation, spread.runs, said])
+    outbox.artifact(path)
+    table = Table(title=f"{comparison.name}: mean ± deviation over fine-tuning seeds", title_justify="left")
+    columns = ["task", "split", "metric", *conditions, *(f"paper: {condition}" for condition in (RANDOM, ADVERSARIAL))]
+    shown = [
+        [row.task, row.split, row.metric, *(str(row.reached[c]) for c in conditions)]
+        + [PAPER.get((row.task, c), "") for c in (RANDOM, ADVERSARIAL)]
+        for row in rows
+    ]
+    lines = [f"| {' | '.join(line)} |" for line in (columns, ["---"] * len(columns), *shown)]
+    costs = [f"- {c}: {run.steps:,} steps, {run.seconds / 60:.1f} minutes, `{run.checkpoint}`" for c, run in runs.items()]
+    text = "\n".join([*lines, "", "Pre-training (steps of both players, where there are two):", "", *costs]) + "\n"
+    (comparison.folder / "table.md").write_text(text)
+    outbox.artifact(comparison.folder / "table.md")
+    outbox.description(text)
+    outbox.metrics(0, {f"{c.replace(', ', ' ')}/{r.task}_{r.split}_{r.metric}": s.mean for r in rows for c, s in r.reached.items()})
+    for column in columns:
+        table.add_column(column)
+    for line in shown:
+        table.add_row(*line)
+    console = Console()
+    console.print(table)
+    console.print(f"table        {comparison.folder}", soft_wrap=True, highlight=False)
+
+
+def _scaled(steps: int | None, share: float) -> int | None:
+    return None if steps is None else max(1, round(steps * share))
+
+
+def _later(batches: Batches, share: float) -> Batches:
+    """Return batches whose accumulation changes at ``share`` of the steps."""
+    return replace(batches, accumulation_changes=tuple((round(step * share), count) for step, count in batches.accumulation_changes))
