@@ -1,0 +1,84 @@
+"""Adversarial against random masking: what is run, what is held equal, and what is not run again."""
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from raypro.cluster import compare as module
+from raypro.cluster.compare import ADVERSARIAL, LONGER, RANDOM, SCRATCH, Comparison, compare
+from raypro.config import InputError
+from raypro.core.noiser import GRUNoiserShape
+from raypro.core.objectives.adversarial import Adversarial
+from raypro.core.objectives.mlm import MLM
+from raypro.core.optimizer import Adam
+from raypro.experiment import Batches, Budget, Validation
+from tests.small import hydrophobic_share, random_sequences, tiny_experiment, write_corpus
+
+
+def comparison(corpus: Path, **changes: object) -> Comparison:
+    objective = Adversarial(noiser=GRUNoiserShape(8, 8, 1), noiser_steps=1, encoder_steps=3)
+    adversarial = tiny_experiment(
+        corpus,
+        objective=objective,
+        optimizer=Adam(learning_rate=1e-3, warmup_steps=8),
+        batches=Batches(token_budget=256, max_length=40, window_row_groups=2, accumulation_changes=((12, 2),)),
+        budget=Budget(steps=16),
+        validation=Validation(every=8, sequences=16),
+    )
+    return Comparison("tried", adversarial, epochs=1, learning_rates=(1e-3,), seeds=2, **changes)
+
+
+def test_random_masking_has_the_encoders_steps_and_all_else_alike() -> None:
+    asked = comparison(Path("corpus"))
+    adversarial, random, longer = (asked.pretraining(c, n) for c, n in ((ADVERSARIAL, 1.0), (RANDOM, 1.0), (LONGER, 1.5)))
+    assert [run.name for run in (adversarial, random, longer)] == ["tried-adversarial", "tried-random", "tried-random-equal-time"]
+    assert (adversarial.budget.steps, random.budget.steps, longer.budget.steps) == (16, 12, 18)
+    assert random.objective == MLM(0.2)
+    assert random.optimizer.warmup_steps == 6 and random.batches.accumulation_changes == ((9, 2),) and random.validation.every == 6
+    same = ("corpus", "encoder", "workers", "precision", "seed")
+    assert all(getattr(random, name) == getattr(adversarial, name) for name in same)
+
+
+def test_what_cannot_be_compared_is_refused(tmp_path: Path, raypro_home: Path) -> None:
+    asked = comparison(tmp_path)
+    with pytest.raises(InputError, match="tasks: stabilty: no such task.*stability"):
+        replace(asked, tasks=(("stabilty", "x"),))
+    with pytest.raises(InputError, match="tasks: give pairs"):
+        compare(asked)
+    with pytest.raises(InputError, match="adversarial.budget: give steps, and no minutes"):
+        replace(asked, adversarial=replace(asked.adversarial, budget=Budget(steps=10, minutes=1)))
+    with pytest.raises(InputError, match="adversarial.objective"):
+        replace(asked, adversarial=replace(asked.adversarial, objective=MLM()))
+    assert not raypro_home.exists()
+
+
+@pytest.mark.cluster
+def test_a_comparison_ends_in_a_table_and_runs_nothing_twice(
+    tmp_path: Path, raypro_home: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = write_corpus(tmp_path / "corpus", {"train": random_sequences(60, 8, 30), "valid": random_sequences(12, 8, 30, seed=1)})
+    data = hydrophobic_share(tmp_path / "data", {"train": 48, "valid": 16, "test": 16})
+    asked = comparison(corpus.path, tasks=(("regression", str(data.path)),), at_once=1)
+    started: list[str] = []
+    pretrain, drive = module.pretrain, module.drive
+    monkeypatch.setattr(module, "pretrain", lambda run, resume: (started.append(run.name), pretrain(run, resume=resume)))
+    monkeypatch.setattr(module, "drive", lambda sweep, *rest, **more: (started.append(sweep.path.name), drive(sweep, *rest, **more)))
+
+    rows = compare(asked)
+    assert [(row.task, row.split) for row in rows] == [("regression", "test")]
+    assert list(rows[0].reached) == [SCRATCH, RANDOM, LONGER, ADVERSARIAL]
+    assert all(spread.runs == 2 for spread in rows[0].reached.values())
+    assert len(started) == 7
+    table = raypro_home / "comparisons" / "tried" / "table.csv"
+    with table.open() as file:
+        written = list(csv.DictReader(file))
+    assert [row["condition"] for row in written] == list(rows[0].reached)
+    assert float(written[3]["mean"]) == rows[0].reached[ADVERSARIAL].mean
+    assert "| regression | test |" in table.with_suffix(".md").read_text()
+
+    assert compare(asked) == rows  # all of it is finished
+    assert len(started) == 7
+    with pytest.raises(InputError, match="run tried-random exists, finished, and is another experiment"):
+        compare(replace(asked, adversarial=replace(asked.adversarial, seed=1)))
