@@ -74,7 +74,7 @@ def dca_command(
     table = _place(out, overwrite)
     console = Console()
     fitted, effective = _fit(distinct, identity, penalty, steps, Console(stderr=True))
-    console.print(_said(family, distinct, effective, fitted), highlight=False)
+    console.print(_said(family, distinct, effective, fitted), soft_wrap=True, highlight=False)
     maps = {FITTED: apc(coupling_norms(fitted.couplings).numpy())}
     if model:
         maps[IMPLIED] = alignment_map(model, family, sequences, seed)
