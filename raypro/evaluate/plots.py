@@ -94,7 +94,7 @@ def column_maps(maps: Sequence[tuple[str, str, NDArray[np.floating]]], truth: ND
         family: what the title of the whole says.
         least: least separation of the pairs that are ringed.
     """
-    figure = empty_figure(*((6.6, 6.6) if len(maps) == 1 else (6.0 * len(maps), 5.8)))
+    figure = empty_figure(6.4 * len(maps), 6.4)
     panels = figure.subplots(1, len(maps), squeeze=False)[0]
     for axes, (title, scale, scores) in zip(panels, maps, strict=True):
         i, j = best_pairs(scores, least)
@@ -102,15 +102,17 @@ def column_maps(maps: Sequence[tuple[str, str, NDArray[np.floating]]], truth: ND
         image = draw_contact_map(axes, scores, truth, (i, j), darkest, 280.0)
         axes.set(xlabel="column", ylabel="column")
         axes.set_title(title, pad=24)
-        said = f"the {len(i)} best pairs, separation {least} and more"
+        said = f"{len(i)} best pairs, separation {least} and more"
         if truth is not None:
             by_chance = len(i) * float(truth[np.tril_indices(len(truth), -least)].mean())
             said += f": {int(truth[i, j].sum())} are contacts (by chance {by_chance:.1f})"
-        axes.annotate(said, (0.0, 1.0), xytext=(0, 8), xycoords="axes fraction", textcoords="offset points")
+        axes.annotate(said, (0.0, 1.0), xytext=(0, 8), xycoords="axes fraction", textcoords="offset points", annotation_clip=False)
         bar = figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02, extend="both", ticks=MaxNLocator(5), format="%g")
         bar.set_label(f"lower triangle: {scale}")
         bar.outline.set_visible(False)
-        even_marks(axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.09), ncols=3, handletextpad=0.2))
+    marks, labels = panels[0].get_legend_handles_labels()
+    names = [label.split(":")[0] for label in labels]  # how many they are is under each title
+    even_marks(figure.legend(marks, names, loc="outside lower center", ncols=3, handletextpad=0.4))
     figure.suptitle(family, x=0.01, ha="left", fontsize=14, fontweight="bold")
     return figure
 
