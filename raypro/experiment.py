@@ -6,11 +6,15 @@ from typing import Any, Literal
 from raypro.config import InputError, from_plain, to_plain
 from raypro.core.encoders.convolution import ConvolutionShape
 from raypro.core.encoders.cpcprot import CPCProtShape
+from raypro.core.encoders.lstm import LSTMShape
+from raypro.core.encoders.mlstm import MultiplicativeLSTMShape
 from raypro.core.encoders.onehot import OneHotShape
+from raypro.core.encoders.resnet import ResNetShape
 from raypro.core.encoders.transformer import TransformerShape
 from raypro.core.objectives.adversarial import Adversarial
 from raypro.core.objectives.cpc import CPC
 from raypro.core.objectives.mlm import MLM
+from raypro.core.objectives.next_token import NextToken
 from raypro.core.objectives.objective import Game
 from raypro.core.objectives.pmlm import PMLM
 from raypro.core.optimizer import Adam
@@ -20,9 +24,9 @@ from raypro.tasks.regression import Regression
 from raypro.tasks.residues import ResidueClassification
 from raypro.tasks.tape import TASKS
 
-Objective = MLM | PMLM | CPC | Adversarial
+Objective = MLM | PMLM | CPC | Adversarial | NextToken
 """The objectives that there are. A new one is a file in ``raypro/core/objectives`` and a name in this line."""
-Encoder = TransformerShape | ConvolutionShape | CPCProtShape | OneHotShape
+Encoder = TransformerShape | ConvolutionShape | ResNetShape | LSTMShape | MultiplicativeLSTMShape | CPCProtShape | OneHotShape
 """The encoders that there are: a file in ``raypro/core/encoders`` each, and a name in this line."""
 Task = Regression | Classification | ResidueClassification | Contacts
 """The kinds of tasks that there are: a file in ``raypro/tasks`` each, and a name in this line."""

@@ -64,6 +64,7 @@ FLOORS: dict[str, Callable[[float], tuple[float | None, str]]] = {
     "masked": lambda unigram: (unigram, "masked residue"),
     "pairs": lambda unigram: (2 * unigram, "pair of masked residues"),
     "terms": lambda unigram: (None, "patch ahead"),
+    "predicted": lambda unigram: (unigram, "residue"),
 }
 """What each part of a loss is per, and what knowledge of residue frequencies alone reaches: nats, and in words."""
 
@@ -127,6 +128,7 @@ def compare_with_chance(findings: Findings) -> list[Row]:
     """Return (what, learned, by chance) for a person: only what was measured."""
     metrics = findings.metrics
     rows = [("perplexity of a masked residue (1 is certain, 20 no idea)", "table2/perplexity", "chance/perplexity")]
+    rows.append(("perplexity of the next residue (1 is certain, 20 no idea)", "next_token/perplexity", "chance/perplexity"))
     contacts = "contacts: true share of the L/5 surest pairs, 6 or more apart"
     rows.append((contacts, "contacts/P_at_L5_all", "contacts/random_precision_all"))
     rows.append((f"{contacts}; families never seen", "contacts_unseen/P_at_L5_all", "contacts_unseen/random_precision_all"))

@@ -16,6 +16,7 @@ from raypro.core.loop import TrainState, evaluate
 from raypro.core.masking import Masked
 from raypro.core.objectives.adversarial import Adversarial
 from raypro.core.objectives.mlm import MaskedLanguageModel
+from raypro.core.objectives.next_token import NextToken
 from raypro.data.corpus import Corpus
 from raypro.data.synthetic import read_contacts
 from raypro.evaluate import plots
@@ -80,13 +81,18 @@ def validate_model(model: Model, corpus: Corpus, out: Path, sequences: int = 32,
     Returns:
         ``table2/...`` (see :meth:`raypro.evaluate.pairs.PairSums.report`), ``chance/perplexity``, and, where contacts are known,
         means over families: ``contacts/P_at_...`` of those trained on, ``contacts_unseen/P_at_...`` of those of the test split.
-        Of a contrastive model ``contrast/...``: its objective's quantities.
+        Of a contrastive model ``contrast/...``: its objective's quantities. Of next-token modelling ``next_token/perplexity``,
+        ``next_token/accuracy`` and ``chance/perplexity``.
     """
     experiment = replace(model.experiment, corpus=str(corpus.path))
     out.mkdir(parents=True, exist_ok=True)
     if not (model.module.has_token_head or model.module.has_pair_head):
         state = TrainState(experiment.objective, model.module, experiment.optimizer)
-        return Findings({f"contrast/{name}": value for name, value in evaluate(state, validation_batches(experiment)).items()}, ())
+        means = evaluate(state, validation_batches(experiment))
+        if isinstance(experiment.objective, NextToken):
+            perplexities = {"next_token/perplexity": np.exp(means["loss_next"]), "chance/perplexity": np.exp(unigram_floor(corpus))}
+            return Findings({"next_token/accuracy": means["accuracy_next"], **{name: float(p) for name, p in perplexities.items()}}, ())
+        return Findings({f"contrast/{name}": value for name, value in means.items()}, ())
     report = evaluate_pairs(model.module, _masked(experiment))
     metrics = {**report.metrics, "chance/perplexity": float(np.exp(unigram_floor(corpus)))}
     pictures = []

@@ -29,7 +29,7 @@ def jobs_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "jobs"))
 
 
-@pytest.mark.parametrize("job", ["pretrain_mlm", "pretrain_pmlm", "pretrain_cpcprot", "pretrain_adversarial"])
+@pytest.mark.parametrize("job", ["pretrain_mlm", "pretrain_pmlm", "pretrain_cpcprot", "pretrain_adversarial", "pretrain_next_token"])
 def test_every_preset_is_an_experiment_that_can_be_built(job: str, jobs_path: None) -> None:
     for preset in importlib.import_module(job).PRESETS.values():
         experiment = preset()
@@ -53,6 +53,8 @@ def test_each_job_takes_a_step_on_the_demonstration_corpus(
     assert "told apart" in capsys.readouterr().out
     pretrain_main(importlib.import_module("pretrain_adversarial").PRESETS, [*steps, "--name", "adversarial", "--tracking.every", "1"])
     assert "masked by the noiser" in capsys.readouterr().out
+    pretrain_main(importlib.import_module("pretrain_next_token").PRESETS, [*steps, "--name", "next"])
+    assert "perplexity of the next residue" in capsys.readouterr().out
     drawn = {path.stem for path in (raypro_home / "runs" / "adversarial" / "pictures").glob("noiser_*.png")}
     assert drawn == {"noiser_strength", "noiser_habits", "noiser_residues", "noiser_places"}
     assert (raypro_home / "runs" / "pretrain_pmlm" / "pictures" / "contacts_synthetic-00.png").stat().st_size > 10_000

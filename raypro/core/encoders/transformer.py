@@ -44,6 +44,10 @@ class TransformerShape:
         return Transformer(self)
 
 
+TAPE_TRANSFORMER = TransformerShape(layers=12, width=512, heads=8, hidden=2048)
+"""The shape of TAPE's Transformer (Rao et al. 2019): 37.8 M parameters. Positions and norms are as above."""
+
+
 class Transformer(nn.Module):
     """Token ids to one vector a token. A sequence's output does not depend on its neighbours in the batch."""
 
@@ -71,7 +75,7 @@ class Transformer(nn.Module):
         x = embed(self.embedding, tokens, inputs) * math.sqrt(self.width)
         rotations = None
         if self.shape.positions == "sinusoidal":
-            x = x + _sinusoids(tokens.shape[1], self.width, x.device).to(x.dtype)
+            x = x + sinusoids(tokens.shape[1], self.width, x.device).to(x.dtype)
         else:
             angles = _angles(tokens.shape[1], self.width // self.shape.heads, x.device)
             rotations = (angles.cos().to(x.dtype), angles.sin().to(x.dtype))
@@ -141,7 +145,7 @@ def _angles(length: int, width: int, device: torch.device) -> Tensor:
     return torch.arange(length, device=device)[:, None] * frequencies
 
 
-def _sinusoids(length: int, width: int, device: torch.device) -> Tensor:
+def sinusoids(length: int, width: int, device: torch.device) -> Tensor:
     """Return [T, D] fixed positions: sines, then cosines."""
     angles = _angles(length, width, device)
     return torch.cat([angles.sin(), angles.cos()], dim=1)
