@@ -41,8 +41,8 @@ from raypro.data.build import build
 from raypro.data.plan import pack
 from raypro.data.synthetic import build_synthetic
 from raypro.evaluate.measuring import Benchmark, Goal, extra_memory, seconds
-from raypro.experiment import Budget, Tracking, Validation
 from raypro.outbox import FOLDER, read_records
+from raypro.settings import Budget, Tracking, Validation
 
 PAIR_WIDTH, MASKED = 768, 77  # the base encoder's width; 15 % of 512 residues
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pretrain_adversarial import small
 
 from raypro.cluster.compare import Comparison, compare_main
-from raypro.experiment import Budget
+from raypro.settings import Budget
 
 if __name__ == "__main__":
     compare_main(Comparison("compare-adversarial", replace(small(), budget=Budget(steps=3000))))

@@ -10,8 +10,9 @@ from raypro.core.encoders.transformer import TransformerShape
 from raypro.core.noiser import GRUNoiserShape, TransformerNoiserShape
 from raypro.core.objectives.adversarial import Adversarial
 from raypro.core.optimizer import Adam
-from raypro.experiment import Batches, Budget, Experiment, Tracking, Validation, Workers
+from raypro.experiment import Experiment
 from raypro.presets import demo_corpus, fresh_name
+from raypro.settings import Batches, Budget, Tracking, Validation, Workers
 
 ADAMW = Adam(learning_rate=1e-4, beta2=0.999, weight_decay=0.01, warmup_steps=0, decay="constant")
 """The paper's, for either player."""

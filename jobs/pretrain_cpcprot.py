@@ -6,8 +6,9 @@ from raypro.cli import pretrain_main
 from raypro.core.encoders.cpcprot import CPCPROT, GRU_LARGE, LSTM, CPCProtShape
 from raypro.core.objectives.cpc import CPC
 from raypro.core.optimizer import Adam
-from raypro.experiment import Batches, Budget, Experiment, Tracking, Validation, Workers
+from raypro.experiment import Experiment
 from raypro.presets import demo_corpus, fresh_name
+from raypro.settings import Batches, Budget, Tracking, Validation, Workers
 
 LENGTH = 550
 """Residues that a sequence is cut to (section 3.2)."""

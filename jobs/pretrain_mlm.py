@@ -12,8 +12,9 @@ from raypro.core.encoders.resnet import TAPE_RESNET, ResNetShape
 from raypro.core.encoders.transformer import TAPE_TRANSFORMER
 from raypro.core.objectives.mlm import MLM
 from raypro.core.optimizer import Adam
-from raypro.experiment import Batches, Budget, Experiment, Workers
+from raypro.experiment import Experiment
 from raypro.presets import demo_corpus, fresh_name
+from raypro.settings import Batches, Budget, Workers
 
 
 def experiment(preset: str) -> Experiment:

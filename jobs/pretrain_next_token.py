@@ -10,8 +10,9 @@ from raypro.core.encoders.lstm import BEPLER, TAPE_LSTM, LSTMShape
 from raypro.core.encoders.mlstm import UNIREP
 from raypro.core.objectives.next_token import NextToken
 from raypro.core.optimizer import Adam
-from raypro.experiment import Batches, Budget, Experiment, Tracking, Validation, Workers
+from raypro.experiment import Experiment
 from raypro.presets import demo_corpus, fresh_name
+from raypro.settings import Batches, Budget, Tracking, Validation, Workers
 
 
 def demo() -> Experiment:

@@ -6,8 +6,9 @@ from raypro.cli import pretrain_main
 from raypro.core.encoders.transformer import TransformerShape
 from raypro.core.objectives.pmlm import PMLM
 from raypro.core.optimizer import Adam
-from raypro.experiment import Batches, Budget, Experiment, Tracking, Validation, Workers
+from raypro.experiment import Experiment
 from raypro.presets import demo_corpus, fresh_name
+from raypro.settings import Batches, Budget, Tracking, Validation, Workers
 
 
 def demo() -> Experiment:

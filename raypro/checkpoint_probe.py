@@ -14,7 +14,7 @@ from raypro.contrastive import ALL, evaluate_contrastive, held_out, objective_of
 from raypro.data.labelled import LabelledData
 from raypro.encoder import LoadedEncoder, load_encoder
 from raypro.evaluate.families import draw_families, read_families
-from raypro.experiment import CPCProtShape, Experiment, Probing
+from raypro.experiment import CPCProtShape, Experiment
 from raypro.outbox import FOLDER, Outbox, read_records
 from raypro.own_process import in_own_process
 from raypro.probe_tasks import (
@@ -27,6 +27,7 @@ from raypro.probe_tasks import (
     require_labels,
     require_probe,
 )
+from raypro.settings import Probing
 
 WRITER = "probe"
 """Name of the outbox of probes."""

@@ -10,8 +10,9 @@ from raypro.core.encoders.convolution import ConvolutionShape
 from raypro.core.encoders.onehot import OneHotShape
 from raypro.core.encoders.transformer import TransformerShape
 from raypro.core.optimizer import Adam
-from raypro.experiment import Encoder, FineTuning, SequenceBatches
+from raypro.experiment import Encoder, FineTuning
 from raypro.home import home
+from raypro.settings import SequenceBatches
 from raypro.tasks.classification import Classification
 from raypro.tasks.contacts import Contacts
 from raypro.tasks.regression import Regression

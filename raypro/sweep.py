@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from raypro.config import InputError, nearest
-from raypro.experiment import AnyExperiment, require_name
+from raypro.experiment import AnyExperiment
 from raypro.home import RUN_FILE, home
 from raypro.outbox import FOLDER, read_records
+from raypro.settings import require_name
 from raypro.space import ASHA, Choice, Space
 
 BOOK, RESULT = "sweep.json", "result.json"

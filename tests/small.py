@@ -22,7 +22,8 @@ from raypro.data.corpus import FORMAT_VERSION, MANIFEST, SCHEMA, Corpus, Manifes
 from raypro.data.labelled import FORMAT_VERSION as LABELLED_VERSION
 from raypro.data.labelled import LabelledData, LabelledManifest, SplitFile, schema_of
 from raypro.data.writer import Statistics, write_split
-from raypro.experiment import Batches, Budget, Experiment, FineTuning, SequenceBatches, Tracking, Validation, Workers
+from raypro.experiment import Experiment, FineTuning
+from raypro.settings import Batches, Budget, SequenceBatches, Tracking, Validation, Workers
 from raypro.tasks.regression import Regression
 
 TINY = TransformerShape(layers=1, width=16, heads=2, hidden=32, dropout=0.0)

@@ -30,10 +30,11 @@ from raypro.core.encoders.cpcprot import CPCProtShape
 from raypro.core.objectives.cpc import CPC
 from raypro.data.labelled import LabelledData
 from raypro.encoder import load_encoder
-from raypro.experiment import Experiment, Probing, Workers
+from raypro.experiment import Experiment
 from raypro.outbox import read_records
 from raypro.own_process import in_own_process
 from raypro.probe_tasks import evaluate_labelled
+from raypro.settings import Probing, Workers
 from raypro.space import Space
 from raypro.summary import draw_probes
 from raypro.sweep import Demand, Result, Sweep

@@ -13,7 +13,7 @@ from raypro.core.noiser import GRUNoiserShape
 from raypro.core.objectives.adversarial import Adversarial
 from raypro.core.objectives.mlm import MLM
 from raypro.core.optimizer import Adam
-from raypro.experiment import Batches, Budget, Validation
+from raypro.settings import Batches, Budget, Validation
 from tests.small import hydrophobic_share, random_sequences, tiny_experiment, write_corpus
 
 

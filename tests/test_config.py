@@ -7,7 +7,8 @@ import pytest
 from raypro.arguments import in_one_line, parse
 from raypro.config import InputError, nearest
 from raypro.core.objectives.mlm import MLM
-from raypro.experiment import Batches, Budget, Experiment
+from raypro.experiment import Experiment
+from raypro.settings import Batches, Budget
 from tests.small import tiny_experiment
 
 EXPERIMENT = tiny_experiment(Path("/corpus"))

@@ -10,7 +10,7 @@ from raypro.cluster import checks, doctor
 from raypro.cluster.resources import Node, alive_nodes, shortage
 from raypro.cluster.train import worker_cpus
 from raypro.config import InputError
-from raypro.experiment import Workers
+from raypro.settings import Workers
 
 LAPTOP = Node("a", "laptop", 2, 0)
 SERVER = Node("b", "server", 8, 2)

@@ -14,10 +14,10 @@ from raypro.cluster.train import finetune, saved_experiment
 from raypro.config import InputError
 from raypro.core import checkpoint
 from raypro.data.labelled import LabelledData
-from raypro.experiment import Budget, Workers
 from raypro.home import run_folder
 from raypro.outbox import last_status
 from raypro.presets import fine_tuning
+from raypro.settings import Budget, Workers
 from tests.small import hydrophobic_share, tiny_fine_tuning
 
 pytestmark = pytest.mark.cluster

@@ -17,8 +17,9 @@ from raypro.core.loop import TrainState, train_step
 from raypro.core.objectives.pmlm import PMLM
 from raypro.data.labelled import LabelledData
 from raypro.data.labelled_source import Embedded, LabelledSource
-from raypro.experiment import Budget, FineTuning, Validation, experiment_of
+from raypro.experiment import FineTuning, experiment_of
 from raypro.finetuning import FineTuned, Finetuning, initial_model, labelled_steps, resolved
+from raypro.settings import Budget, Validation
 from raypro.tasks.contacts import Contacts
 from raypro.tasks.regression import Regression
 from raypro.training import train

@@ -14,7 +14,7 @@ from raypro.core.alphabet import CLS, PAD, SEP, encode
 from raypro.data.corpus import Corpus
 from raypro.data.plan import Cursor, PackedBatch, Plan, WindowTask, digest, pack, tokenise
 from raypro.data.source import TrainingSource, read_here
-from raypro.experiment import Batches
+from raypro.settings import Batches
 from tests.small import random_sequences, write_corpus
 
 SEQUENCES = random_sequences(300, 1, 90)

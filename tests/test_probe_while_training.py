@@ -10,9 +10,10 @@ import pytest
 from raypro.checkpoint_probe import FAILED, WRITER, probe_checkpoint, recorded
 from raypro.cluster.train import Outcome, pretrain
 from raypro.config import InputError
-from raypro.experiment import Budget, Experiment, Probing, Tracking, Validation, Workers
+from raypro.experiment import Experiment
 from raypro.home import run_folder
 from raypro.outbox import read_records
+from raypro.settings import Budget, Probing, Tracking, Validation, Workers
 from tests.small import hydrophobic_share, random_sequences, tiny_experiment, write_corpus, write_labelled
 
 pytestmark = pytest.mark.cluster

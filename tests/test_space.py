@@ -12,9 +12,10 @@ from raypro.core.encoders.convolution import ConvolutionShape
 from raypro.core.encoders.transformer import TransformerShape
 from raypro.data.labelled import LabelledData
 from raypro.data.source import read_here
-from raypro.experiment import Budget, FineTuning
+from raypro.experiment import FineTuning
 from raypro.finetuning import Finetuning, resolved
 from raypro.pretraining import Pretraining
+from raypro.settings import Budget
 from raypro.space import ASHA, Grid, Optuna, Random, Space, describe, load_space
 from raypro.training import train
 from tests.small import hydrophobic_share, random_sequences, tiny_fine_tuning, write_corpus, write_labelled

@@ -9,8 +9,8 @@ import pytest
 from raypro.config import InputError
 from raypro.core.encoders.onehot import OneHotShape
 from raypro.core.optimizer import Adam
-from raypro.experiment import Budget
 from raypro.proposals import Proposals
+from raypro.settings import Budget
 from raypro.space import ASHA, Grid, Optuna, Random, Space
 from raypro.sweep import Demand, Halving, Result, Sweep
 from raypro.sweep_report import lost_to_starting, markdown, over_seeds, ranking_rows, ranking_table, rows_of_tests, spared, write_csv

@@ -25,10 +25,11 @@ from raypro.core.noiser import GRUNoiserShape
 from raypro.core.objectives.adversarial import Adversarial
 from raypro.core.objectives.cpc import CPC
 from raypro.core.optimizer import Adam
-from raypro.experiment import Budget, Experiment, Tracking, Validation, Workers
+from raypro.experiment import Experiment
 from raypro.home import RUN_FILE, run_folder
 from raypro.outbox import read_records
 from raypro.pretraining import data_plan
+from raypro.settings import Budget, Tracking, Validation, Workers
 from tests.small import random_sequences, tiny_experiment, write_corpus
 
 pytestmark = pytest.mark.cluster

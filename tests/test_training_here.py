@@ -11,9 +11,10 @@ from raypro.audit import audit, planned, read_uses
 from raypro.core import checkpoint
 from raypro.core.loop import TrainState
 from raypro.data.source import read_here
-from raypro.experiment import Budget, Experiment, Validation
+from raypro.experiment import Experiment
 from raypro.outbox import read_records
 from raypro.pretraining import Pretraining, data_plan
+from raypro.settings import Budget, Validation
 from raypro.training import train
 from tests.small import random_sequences, tiny_experiment, write_corpus
 

@@ -3,8 +3,9 @@
 from raypro.core.encoders.cpcprot import CPCPROT
 from raypro.core.objectives.cpc import CPC
 from raypro.core.optimizer import Adam
-from raypro.experiment import Batches, Budget, Experiment, Probing, Validation
+from raypro.experiment import Experiment
 from raypro.presets import fresh_name
+from raypro.settings import Batches, Budget, Probing, Validation
 from raypro.space import Space
 
 

@@ -3,8 +3,9 @@
 from raypro.core.encoders.transformer import TransformerShape
 from raypro.core.objectives.pmlm import PMLM
 from raypro.core.optimizer import Adam
-from raypro.experiment import Batches, Budget, Experiment, Validation
+from raypro.experiment import Experiment
 from raypro.presets import fresh_name
+from raypro.settings import Batches, Budget, Validation
 from raypro.space import ASHA, Space
 
 

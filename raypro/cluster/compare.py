@@ -21,9 +21,10 @@ from raypro.cluster.tune import demand_of, prepare
 from raypro.config import InputError, nearest
 from raypro.core import checkpoint
 from raypro.core.objectives.adversarial import Adversarial
-from raypro.experiment import Batches, Budget, Experiment, FineTuning, Validation, require_name
+from raypro.experiment import Experiment, FineTuning
 from raypro.home import RUN_FILE, home, run_folder
 from raypro.outbox import Outbox, last_status
+from raypro.settings import Batches, Budget, Validation, require_name
 from raypro.space import Space
 from raypro.sweep import BOOK, Demand, Sweep, sweep_folder
 from raypro.sweep_report import TEST, Spread, over_seeds

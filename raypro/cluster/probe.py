@@ -5,7 +5,8 @@ from pathlib import Path
 from ray.train import Checkpoint, ValidationConfig
 
 from raypro.checkpoint_probe import probe_and_record
-from raypro.experiment import AnyExperiment, FineTuning, Probing
+from raypro.experiment import AnyExperiment, FineTuning
+from raypro.settings import Probing
 
 
 def probes_of(experiment: AnyExperiment) -> ValidationConfig | None:

@@ -8,8 +8,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from raypro.experiment import Budget
 from raypro.outbox import FOLDER, read_records
+from raypro.settings import Budget
 from raypro.training import RESUMED, WARNING
 
 INTERVAL = 0.5

@@ -24,13 +24,14 @@ from raypro.core.distributed import best_device
 from raypro.core.objectives.objective import Demanding
 from raypro.data.corpus import Corpus
 from raypro.data.labelled import LabelledData
-from raypro.experiment import AnyExperiment, Experiment, FineTuning, Workers, experiment_of
+from raypro.experiment import AnyExperiment, Experiment, FineTuning, experiment_of
 from raypro.finetuning import FineTuned, initial_model, resolved
 from raypro.home import RUN_FILE, run_folder
 from raypro.outbox import Outbox
 from raypro.pretraining import data_plan
 from raypro.provenance import versions
 from raypro.scoring import score_and_report
+from raypro.settings import Workers
 from raypro.summary import conclude
 from raypro.tracking import Sender
 
