@@ -45,6 +45,7 @@ class Rivalry:
         Player("right", ("right",), steps=3, sign=-1.0, adam=replace(ADAM, learning_rate=0.05)),
     )
     quantities: tuple[Quantity, ...] = (Quantity("product", "tokens", 1.0),)
+    judged_by: str = "product"
 
     def build(self, encoder: Any) -> Rivals:
         return Rivals()
