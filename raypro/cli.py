@@ -16,6 +16,7 @@ from raypro.audit import audit, planned, read_uses
 from raypro.cluster.corpus import build_command, check_command, show_command
 from raypro.cluster.doctor import doctor
 from raypro.cluster.embed import embed_command
+from raypro.cluster.overlap import overlap_command
 from raypro.cluster.train import finetune, pretrain, saved_experiment
 from raypro.cluster.tune import tune_command
 from raypro.config import InputError
@@ -232,6 +233,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "corpus build": build_command,
     "corpus show": show_command,
     "corpus check": check_command,
+    "corpus overlap": overlap_command,
     "corpus synthetic": synthetic_command,
     "task download": download_command,
     "task import": import_command,

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,14 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from raypro.config import InputError
+from raypro.core import checkpoint
+from raypro.data.corpus import Corpus, Overlap
 from raypro.data.labelled import Examples, LabelledData
 from raypro.data.labelled_source import Embedded
 from raypro.evaluate import task_plots
 from raypro.evaluate.plots import save
+from raypro.experiment import FineTuning
 from raypro.finetuning import FineTuned
 from raypro.outbox import Outbox
 
@@ -48,6 +52,8 @@ class Scores:
     """95 % intervals of the metrics that matter."""
     baselines: dict[str, dict[str, Metrics]]
     """Baseline -> split -> metrics."""
+    overlaps: dict[str, Overlap] = field(default_factory=dict)
+    """What the corpus of the encoder is known to share with a split."""
 
     @property
     def primary(self) -> str:
@@ -66,7 +72,32 @@ class Scores:
 
     def to_plain(self) -> dict[str, Any]:
         """Return all figures as plain values."""
-        return {"checkpoint": self.model.step, "scores": self.metrics, "intervals": self.intervals, "baselines": self.baselines}
+        overlaps = {split: {name: getattr(o, name) for name in ("rows", "identical", "near")} for split, o in self.overlaps.items()}
+        figures = {"scores": self.metrics, "intervals": self.intervals, "baselines": self.baselines}
+        return {"checkpoint": self.model.step, **figures, "corpus_overlap": overlaps}
+
+    def warnings(self) -> list[str]:
+        """Return what of the splits the encoder has seen in pre-training, one sentence each, as far as it is known."""
+        return [
+            f"{split}: of {o.rows:,} sequences the corpus of the encoder holds {o.identical:,}, and near duplicates of {o.near:,} others"
+            for split, o in self.overlaps.items()
+        ]
+
+
+def known_overlaps(experiment: FineTuning, data: LabelledData) -> dict[str, Overlap]:
+    """Return what the corpus that the encoder was pre-trained on shares with each split, where ``raypro corpus overlap`` has counted it.
+
+    Nothing is known of an encoder without a corpus, nor where the checkpoint or the corpus is not there any more.
+    """
+    if not experiment.start:
+        return {}
+    try:
+        corpus = checkpoint.load(experiment.start).experiment.get("corpus")
+        overlaps = Corpus.open(corpus).manifest.overlaps if corpus else ()
+    except InputError:
+        return {}
+    splits = {file.sha256: file.split for file in data.manifest.files}
+    return {splits[overlap.sha256]: overlap for overlap in overlaps if overlap.sha256 in splits}
 
 
 def score_and_report(model: FineTuned, data: LabelledData, run: Path, outbox: Outbox) -> Scores:
@@ -88,7 +119,7 @@ def score_and_report(model: FineTuned, data: LabelledData, run: Path, outbox: Ou
         outbox.artifact(path, PREDICTIONS)
         for picture in task.pictures(predictions, examples, run / PICTURES, split):
             outbox.artifact(picture, PICTURES)
-    scores = Scores(model, metrics, intervals, task.baselines(data, splits))
+    scores = Scores(model, metrics, intervals, task.baselines(data, splits), known_overlaps(model.experiment, data))
     log_scores(scores, run, outbox)
     print_scores(scores, run)
     return scores
@@ -103,7 +134,9 @@ def log_scores(scores: Scores, run: Path, outbox: Outbox) -> None:
     outbox.artifact(run / "scores.json")
     for split, metrics in scores.metrics.items():
         group = split if split.startswith("test") else f"best_{split}" if split == "valid" else f"test_{split}"
-        outbox.metrics(scores.model.step, {f"{group}/{name}": value for name, value in metrics.items()})
+        seen = scores.overlaps.get(split)
+        leaks = {"corpus_identical": float(seen.identical), "corpus_near": float(seen.near)} if seen else {}
+        outbox.metrics(scores.model.step, {f"{group}/{name}": value for name, value in {**metrics, **leaks}.items()})
     outbox.description(describe_scores(scores))
 
 
@@ -116,6 +149,8 @@ def print_scores(scores: Scores, run: Path) -> None:
     for row in scores.rows():
         table.add_row(*row)
     console.print(table)
+    for warning in scores.warnings():
+        console.print(f"[bold]overlap[/]      {warning}", soft_wrap=True, highlight=False)
     for word, place in (("predictions", run / PREDICTIONS), ("pictures", run / PICTURES), ("checkpoint", checkpoint)):
         console.print(f"{word:12} {place}", soft_wrap=True, highlight=False)
     raypro = Path(sys.executable).with_name("raypro")
@@ -133,7 +168,8 @@ def describe_scores(scores: Scores) -> str:
         f"| split | metric | this model (95 % interval) | {' | '.join(scores.baselines)} |",
         "| --- " * (3 + len(scores.baselines)) + "|",
     ]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in scores.rows())])
+    table = [f"| {' | '.join(row)} |" for row in scores.rows()]
+    return "\n".join([*lines, *table, *(f"\n{warning}." for warning in scores.warnings())])
 
 
 def _cell(value: float | None) -> str:

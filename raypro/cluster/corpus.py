@@ -24,6 +24,8 @@ from raypro.data.show import show
 
 RAY_FROM_BYTES = 1 << 30
 """Uncompressed text from which a Ray of one's own is worth the seconds that it takes to start."""
+COLUMNS = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+"""Of the bars of progress."""
 
 
 def build_command(
@@ -53,8 +55,7 @@ def build_command(
     size = sum(text_bytes(path.expanduser()) for path in inputs)
     with_ray = ray.is_initialized() or "RAY_ADDRESS" in os.environ or size >= RAY_FROM_BYTES
     console.print(f"Building {out} from {_count(len(inputs), 'file')}{', in parallel by Ray' if with_ray else ''}")
-    columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with ray_session() if with_ray else nullcontext(), Progress(*columns, console=console) as progress:
+    with ray_session() if with_ray else nullcontext(), Progress(*COLUMNS, console=console) as progress:
         report = build(list(inputs), out, options, clans, overwrite, shown(on_ray if with_ray else here, progress))
     _print_summary(console, report, time.perf_counter() - begin)
 
@@ -85,15 +86,17 @@ def on_ray(function: Callable[[Any], Any], items: list[Any], stage: str) -> Iter
     """Apply ``function`` to every item by Ray tasks of one CPU each; yield the results in order (see :data:`raypro.data.build.Map`).
 
     Ray is connected already (:func:`raypro.cluster.session.ray_session`). As many tasks are in flight as there are CPUs, and some more
-    that wait, so the items may be any number. An InputError in a task is raised as it is.
+    that wait, so the items may be any number. What the function carries with it (a table, sketches) goes to each node once. An InputError
+    in a task is raised as it is.
     """
-    task = ray.remote(num_cpus=1)(lambda item: function(item))
+    carried = ray.put(function)
+    task = ray.remote(num_cpus=1)(lambda function, item: function(item))
     ahead = int(ray.cluster_resources().get("CPU", 1)) + 2
     waiting: deque[ray.ObjectRef] = deque()
     left = iter(items)
     try:
         while True:
-            waiting.extend(task.remote(item) for item in islice(left, ahead - len(waiting)))
+            waiting.extend(task.remote(carried, item) for item in islice(left, ahead - len(waiting)))
             if not waiting:
                 return
             yield ray.get(waiting.popleft())

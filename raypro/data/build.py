@@ -23,8 +23,11 @@ import pyarrow.csv
 
 from raypro.config import InputError
 from raypro.data.corpus import FORMAT_VERSION, SPLITS, Corpus, Manifest, write_manifest
+from raypro.data.evaluation_sets import read_evaluation_sets
 from raypro.data.gather import Gathered, GatherJob, SplitRule, gather
 from raypro.data.headers import read_clans
+from raypro.data.leakage import Targets
+from raypro.data.minhash import Near
 from raypro.data.place import building_folder, require_free, take_place
 from raypro.data.readers import Piece, bytes_of, pieces_of, text_bytes
 from raypro.data.records import Limits
@@ -72,6 +75,12 @@ class BuildOptions:
     """Seed of the hash that splits and shuffles."""
     row_group_rows: int = 1024
     """Rows of a row group."""
+    exclude: tuple[str, ...] = ()
+    """Folders of labelled data: sequences identical to one of any of their splits but train are rejected."""
+    exclude_near: bool = False
+    """Reject near duplicates of those too."""
+    near: Near = Near()
+    """What a near duplicate is."""
 
     def __post_init__(self) -> None:
         """Raise InputError for values that cannot be."""
@@ -84,6 +93,8 @@ class BuildOptions:
             raise InputError(f"max_length: {self.max_length} is below the minimum of {max(self.min_length, 1)}; give a larger one")
         if not 0 <= self.seed < 2**64:
             raise InputError(f"seed: {self.seed}; give a number from 0 to 2^64 - 1")
+        if self.exclude_near and not self.exclude:
+            raise InputError("exclude_near: near duplicates of what? name folders of labelled data by --exclude")
 
 
 @dataclass(frozen=True)
@@ -130,12 +141,13 @@ def build(
     require_free(out, overwrite)
     pieces = [piece for path in _distinct(inputs) for piece in pieces_of(path, options.sequence_column, PIECE_BYTES)]
     clan_table = None if clans is None else read_clans(clans)
+    excluded = _excluded(options)
     text = sum(text_bytes(path) for path in _distinct(inputs))
     with building_folder(out) as folder:
         scratch, new = folder / "parts", folder / "corpus"
         scratch.mkdir()
         new.mkdir()
-        scattered, gathered, rule = _two_passes(pieces, text, scratch, new, options, clan_table, run)
+        scattered, gathered, rule = _two_passes(pieces, text, scratch, new, options, clan_table, excluded, run)
         rejected = sum((s.rejected for s in scattered), Counter())
         rejected[DUPLICATE] += sum(g.duplicates for g in gathered)
         rejected += Counter()  # drops zero counts
@@ -151,13 +163,20 @@ def build(
 
 
 def _two_passes(
-    pieces: list[Piece], text: int, scratch: Path, new: Path, options: BuildOptions, clans: pa.Table | None, run: Map
+    pieces: list[Piece],
+    text: int,
+    scratch: Path,
+    new: Path,
+    options: BuildOptions,
+    clans: pa.Table | None,
+    excluded: Targets | None,
+    run: Map,
 ) -> tuple[list[Scattered], list[Gathered], SplitRule]:
     """Scatter the pieces, which hold about ``text`` bytes, into the folder ``scratch``; gather the files of the splits in ``new``."""
     buckets = max(-(-text // BUCKET_BYTES), 1)
     memory = MEMORY_BYTES // len(pieces) if text <= MEMORY_BYTES else 0
     limits = Limits(options.min_length, options.max_length)
-    job = ScatterJob(scratch, memory, buckets, options.seed, options.sequence_column, limits, clans)
+    job = ScatterJob(scratch, memory, buckets, options.seed, options.sequence_column, limits, clans, excluded)
     scattered: list[Scattered] = list(run(partial(scatter, job), list(enumerate(pieces)), "reading"))
     rule = _split_rule(scattered, options)
     parts = tuple((s.number, part) for s in scattered for part in s.parts)
@@ -165,6 +184,13 @@ def _two_passes(
     shards = [(n, range(at, min(at + SHARD_BUCKETS, buckets))) for n, at in enumerate(range(0, buckets, SHARD_BUCKETS))]
     gathered: list[Gathered] = list(run(partial(gather, second), shards, "shuffling and writing"))
     return scattered, gathered, rule
+
+
+def _excluded(options: BuildOptions) -> Targets | None:
+    if not options.exclude:
+        return None
+    _, sequences = read_evaluation_sets(options.exclude)
+    return Targets.of(sequences, options.near if options.exclude_near else None)
 
 
 def _distinct(inputs: list[Path]) -> list[Path]:

@@ -47,6 +47,29 @@ class CorpusFile:
 
 
 @dataclass(frozen=True)
+class Overlap:
+    """What a corpus and an evaluation set have in common, in rows of that set."""
+
+    task: str
+    """The evaluation set's folder of labelled data."""
+    split: str
+    """Which split of them."""
+    sha256: str
+    """Of that split's file, so that other data of the same name are not taken for it."""
+    rows: int
+    identical: int
+    """Rows whose sequence is in the corpus."""
+    near: int
+    """Rows whose sequence is not, but a near duplicate of it is."""
+    by_corpus_split: str
+    """Both numbers for each split of the corpus alone, as JSON ``{split: {"identical": rows, "near": rows}}``."""
+    measure: str
+    """How near duplicates were found."""
+    measured: str
+    """UTC, ISO 8601."""
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What a corpus is: its files, how it was split, and where it came from."""
 
@@ -70,6 +93,8 @@ class Manifest:
     contacts: str = ""
     """File with the known contacts of each family (columns family, length, contact_i, contact_j; 0-based, i < j), if any."""
     contacts_sha256: str = ""
+    overlaps: tuple[Overlap, ...] = ()
+    """What is known of overlaps with evaluation sets (``raypro corpus overlap``); no part of the checksum."""
 
     @cached_property
     def checksum(self) -> str:

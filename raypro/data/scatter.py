@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
 from raypro.data.headers import with_clans
+from raypro.data.leakage import Targets
 from raypro.data.readers import Piece, read_piece
 from raypro.data.records import RECORDS, REJECTS, Limits, binary_buffers, clean
 
@@ -41,6 +42,8 @@ class ScatterJob:
     sequence_column: str
     limits: Limits
     clans: pa.Table | None
+    excluded: Targets | None = None
+    """Evaluation sequences: what repeats one of them is rejected."""
 
 
 @dataclass
@@ -77,6 +80,9 @@ def scatter(job: ScatterJob, numbered: tuple[int, Piece]) -> Scattered:
     size = 0
     for records, strays, lines in read_piece(piece, job.sequence_column):
         accepted, rejects = clean(records, job.limits)
+        if job.excluded is not None:
+            accepted, leaks = without_leaks(accepted, job.excluded)
+            rejects = pa.concat_tables([rejects, leaks])
         if job.clans is not None:
             accepted = with_clans(accepted, job.clans)
         _count(result, accepted, lines)
@@ -90,6 +96,15 @@ def scatter(job: ScatterJob, numbered: tuple[int, Piece]) -> Scattered:
             gathered, size = [], 0
     _add_part(job, result, gathered, size)
     return result
+
+
+def without_leaks(records: pa.Table, excluded: Targets) -> tuple[pa.Table, pa.Table]:
+    """Return the clean ``records`` that repeat no evaluation sequence, and the others (``REJECTS``)."""
+    if not records.num_rows:
+        return records, REJECTS.empty_table()
+    causes = excluded.causes(records["sequence"].chunk(0))
+    leaks = records.append_column("cause", causes).filter(causes.is_valid())
+    return records.filter(causes.is_null()).combine_chunks(), leaks.select(REJECTS.names)
 
 
 def hash_sequences(sequences: pa.BinaryArray, seed: int) -> NDArray[np.uint64]:

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -10,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from raypro.core.alphabet import LETTERS, STANDARD
-from raypro.data.corpus import SPLITS, Corpus
+from raypro.data.corpus import SPLITS, Corpus, Overlap
 from raypro.data.writer import LENGTH_BIN
 
 _BAR = 40
@@ -33,6 +34,8 @@ def show(corpus: Corpus, console: Console | None = None) -> None:
     console.print(_residues(json.loads(manifest.residue_counts)))
     if families := largest_families(corpus):
         console.print(_families(corpus, families))
+    if manifest.overlaps:
+        console.print(overlap_table(manifest.overlaps))
     rejected = json.loads(manifest.rejected)
     for name, text in (
         ("source", "; ".join(manifest.sources)),
@@ -44,6 +47,17 @@ def show(corpus: Corpus, console: Console | None = None) -> None:
         ("checksum", manifest.checksum),
     ):
         console.print(f"[bold]{name}[/]: {escape(text)}", soft_wrap=True, highlight=False)
+
+
+def overlap_table(overlaps: Sequence[Overlap]) -> Table:
+    """Return what is known of overlaps with evaluation sets, in their rows; of each split of the corpus: identical + near."""
+    by_split = [json.loads(overlap.by_corpus_split) for overlap in overlaps]
+    shown = [split for split in SPLITS if any(any(counts[split].values()) for counts in by_split)]
+    table = _table("Evaluation sequences in the corpus", "evaluation set", "rows", "identical", "near", *(f"in {split}" for split in shown))
+    for overlap, counts in zip(overlaps, by_split, strict=True):
+        each = (f"{counts[split]['identical']:,} + {counts[split]['near']:,}" for split in shown)
+        table.add_row(escape(f"{overlap.task}/{overlap.split}"), f"{overlap.rows:,}", f"{overlap.identical:,}", f"{overlap.near:,}", *each)
+    return table
 
 
 def largest_families(corpus: Corpus) -> Counter[str]:
