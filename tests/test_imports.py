@@ -9,7 +9,11 @@ IMPORT_ALL_OF_CORE = """
 import importlib, pkgutil
 import raypro.core
 for module in pkgutil.walk_packages(raypro.core.__path__, "raypro.core."):
-    importlib.import_module(module.name)
+    try:
+        importlib.import_module(module.name)
+    except ModuleNotFoundError as error:
+        if error.name != "triton":  # it comes with torch's builds for GPUs, and only kernels need it
+            raise
 """
 NOT_IN_CORE = {"ray", "mlflow", "pyarrow", "pandas"}
 
