@@ -111,7 +111,8 @@ def test_a_killed_worker_changes_nothing(undisturbed: Outcome, experiment: Exper
 
     def kill_a_worker() -> None:
         wait_for_step(run, KILL_AT)
-        workers = [p for p in psutil.process_iter(["cmdline"]) if any("RayTrainWorker" in part for part in p.info["cmdline"] or [])]
+        every = [p for p in psutil.process_iter(["cmdline"]) if any("RayTrainWorker" in part for part in p.info["cmdline"] or [])]
+        workers = [p for p in every if Path(p.cwd()).name == killed.name]  # not those of other runs on this machine
         victims.extend(workers)
         workers[-1].send_signal(signal.SIGKILL)
 
