@@ -78,7 +78,7 @@ class RunProgress:
                 if record and RESUMED in record.get("values", {}):
                     self.console.print(f"training goes on from the checkpoint of step {record['values'][RESUMED]}", highlight=False)
                 elif record and WARNING in record.get("values", {}):
-                    self.console.print(f"warning: {record['values'][WARNING]}", highlight=False)
+                    self.console.print(f"warning: {record['values'][WARNING]}", highlight=False, soft_wrap=True)
                 elif record and record["kind"] == "metrics":
                     self.first_point = self.first_point or time.monotonic()
                     self.step = record["step"]
