@@ -142,7 +142,7 @@ class Adversarial:
         """
         if "inputs" not in inspect.signature(encoder.forward).parameters:
             raise InputError(
-                f"encoder: {type(encoder).__name__} has no gradient for what it sees; take the Transformer or the convolutions"
+                f"encoder: {type(encoder).__name__} has no gradient for what it sees, tokens alone; take another, the Transformer for one"
             )
         return AdversarialModel(encoder, self.noiser.build())
 

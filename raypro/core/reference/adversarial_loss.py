@@ -6,21 +6,8 @@ import torch
 from torch import Tensor
 
 from raypro.core.alphabet import CLASS_TO_TOKEN, MASK, SIZE, TOKEN_TO_CLASS
-
-HIDE, KEEP, REPLACE = range(3)
-
-
-def relaxed_subset(s: Tensor, noise: Tensor, candidates: list[int], k: int, temperature: float, eps: float = 1e-18) -> dict[int, Tensor]:
-    """Return p of each candidate of one sequence, for scores and noise [T]: Algorithm 1."""
-    g = {i: s[i] + noise[i] for i in candidates}
-    p = {i: torch.zeros_like(s[i]) for i in candidates}
-    for _ in range(k):
-        total = sum(torch.exp(g[i] / temperature) for i in candidates)
-        for i in candidates:
-            p_j = torch.exp(g[i] / temperature) / total
-            p[i] = p[i] + p_j
-            g[i] = g[i] + torch.log(torch.clamp(1 - p_j, min=eps))
-    return p
+from raypro.core.noiser import HIDE, KEEP, REPLACE
+from raypro.core.reference.adversarial import loop_relaxed_subset
 
 
 def adversarial_loss(
@@ -51,7 +38,8 @@ def adversarial_loss(
     s, u = scores[0], options[0]
     classes = [int(TOKEN_TO_CLASS[token]) for token in tokens.tolist()]
     candidates = [i for i, c in enumerate(classes) if c >= 0 and i not in at_random]
-    p = relaxed_subset(s, which, candidates, k, temperature)
+    valid = torch.tensor([i in candidates for i in range(len(tokens))])
+    p = loop_relaxed_subset(s[None], which[None], valid[None], torch.tensor([k]), temperature)[0]
     taken = sorted(sorted(candidates, key=lambda i: -p[i].item())[:k])
     mixed, m, shown = [], {}, []
     for i in range(len(tokens)):
