@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from raypro.data.label_import import ImportOptions, ImportReport, import_labelled
+from raypro.data.label_import import ImportReport, import_labelled
+from raypro.data.label_options import ImportOptions
 
 STABILITY = [
     {"id": "a", "primary": "ACDEF", "protein_length": 5, "stability_score": [1.5], "parent": "x", "topology": "HHH"},

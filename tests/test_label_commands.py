@@ -9,7 +9,8 @@ from raypro.arguments import parse_command
 from raypro.config import InputError
 from raypro.data import label_commands
 from raypro.data.build import build
-from raypro.data.label_import import ImportOptions, import_labelled
+from raypro.data.label_import import import_labelled
+from raypro.data.label_options import ImportOptions
 from raypro.data.label_sources import find_sources, split_of
 from tests.label_files import STABILITY, run, to_csv, to_json
 

@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from raypro.data.label_import import REJECTS_FILE, ImportOptions, ImportReport, import_labelled
+from raypro.data.label_import import REJECTS_FILE, ImportReport, import_labelled
+from raypro.data.label_options import ImportOptions
 from raypro.data.label_show import show
 from raypro.data.labelled import LabelledData
 

@@ -20,7 +20,8 @@ from raypro.config import InputError
 from raypro.data.corpus import sha256_of, write_manifest
 from raypro.data.label_arrays import schema_of
 from raypro.data.label_checks import NO_SPLIT, Record, Rejects, classes_in, in_order, notes_on, of_known_classes, without_leaks
-from raypro.data.label_records import KIND_FORMS, TASKS, Form, Kind, Rejected, TaskName, label_of
+from raypro.data.label_options import ImportOptions
+from raypro.data.label_records import Form, Rejected, label_of
 from raypro.data.label_sources import Row, Source, choose_field, fields_of, find_sources, read_rows, split_name
 from raypro.data.labelled import FORMAT_VERSION, LabelledData, LabelledManifest, SplitFile
 from raypro.data.place import building_folder, require_free, take_place
@@ -31,59 +32,6 @@ REJECTS_FILE = "rejects.tsv"
 
 _CHUNK = 256  # rows at a time: one of ProteinNet is a megabyte of Python objects
 _SPLIT_COLUMN = "split"
-
-
-@dataclass(frozen=True)
-class ImportOptions:
-    """What the fields of the sources are, and how they are split where nothing says it."""
-
-    task: TaskName | None = None
-    """One of TAPE's tasks: sets the kind and the names of the fields, TAPE's own and those of plain tables."""
-    kind: Kind | None = None
-    """The kind of labels of data of your own: a number, a class, a class for each residue, or contacts."""
-    sequence_column: str | None = None
-    """Field of the sequences; primary or sequence where missing."""
-    label_column: str | None = None
-    """Field of the labels; the task's, or label, where missing. Of contacts: tertiary (coordinates) or contact_i (beside contact_j)."""
-    mask_column: str | None = None
-    """Field that holds 1 for each residue that is scored (or resolved) and 0 for the others."""
-    id_column: str | None = None
-    """Field of the names of the sequences; id where missing. A record without one is called after its file and row."""
-    split_column: str | None = None
-    """Field that holds train, valid or the name of a test set; split where missing. The names of the files go before it."""
-    valid_share: float = 0.1
-    """Share of the sequences that becomes valid, by a seeded hash of the sequence, where nothing says how to split."""
-    test_share: float = 0.1
-    """Share of the sequences that becomes test in that case."""
-    seed: int = 0
-    """Seed of that hash."""
-    keep_overlaps: bool = False
-    """Keep what is also in a later split, as the published splits have it: only to compare with figures that were reached so."""
-
-    def __post_init__(self) -> None:
-        """Raise InputError for values that cannot be."""
-        if not (0 <= self.valid_share and 0 <= self.test_share and self.valid_share + self.test_share < 1):
-            raise InputError(
-                f"valid_share: {self.valid_share} and test_share {self.test_share} leave nothing to train on; give smaller shares"
-            )
-        if not 0 <= self.seed < 2**64:
-            raise InputError(f"seed: {self.seed}; give a number from 0 to 2^64 - 1")
-
-    @property
-    def form(self) -> Form:
-        """How the records are to be read.
-
-        Raises:
-            InputError: neither or both of task and kind are given, or a mask for labels that have none.
-        """
-        if (self.task is None) == (self.kind is None):
-            tasks, kinds = ", ".join(TASKS), ", ".join(KIND_FORMS)
-            raise InputError(f"task: say what the labels are by one of --task ({tasks}) and --kind ({kinds})")
-        form = TASKS[self.task] if self.task else KIND_FORMS[self.kind or "regression"]
-        if self.mask_column and form.kind in ("regression", "classification"):
-            raise InputError(f"mask_column: {self.mask_column}: only labels of residues and contacts have a mask; leave it out")
-        columns = {"sequence": self.sequence_column, "label": self.label_column, "mask": self.mask_column}
-        return dataclasses.replace(form, **{name: (column,) for name, column in columns.items() if column})
 
 
 @dataclass(frozen=True)
@@ -140,8 +88,7 @@ def import_labelled(
         records += _records(source, fields, options, rejects)
     read = Counter(record.split for record in records)
     read.update({split: causes.total() for split, causes in rejects.counts.items()})
-    if not options.keep_overlaps:
-        records = without_leaks(records, rejects)
+    records = records if options.keep_overlaps else without_leaks(records, rejects)
     classes = form.classes or classes_in(records, form.kind)
     records = of_known_classes(records, form.kind, classes, rejects)
     if not records:
