@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,8 @@ class Scores:
     """95 % intervals of the metrics that matter."""
     baselines: dict[str, dict[str, Metrics]]
     """Baseline -> split -> metrics."""
+    leaks: list[str] = field(default_factory=list)
+    """What the splits share with train (:func:`leaks_of`)."""
     overlaps: dict[str, Overlap] = field(default_factory=dict)
     """What the corpus of the encoder is known to share with a split."""
 
@@ -74,14 +77,26 @@ class Scores:
         """Return all figures as plain values."""
         overlaps = {split: {name: getattr(o, name) for name in ("rows", "identical", "near")} for split, o in self.overlaps.items()}
         figures = {"scores": self.metrics, "intervals": self.intervals, "baselines": self.baselines}
-        return {"checkpoint": self.model.step, **figures, "corpus_overlap": overlaps}
+        return {"checkpoint": self.model.step, **figures, "corpus_overlap": overlaps, "warnings": self.warnings()}
 
     def warnings(self) -> list[str]:
-        """Return what of the splits the encoder has seen in pre-training, one sentence each, as far as it is known."""
-        return [
+        """Return what of the splits was trained on, or seen in pre-training as far as that is known, one sentence each."""
+        return self.leaks + [
             f"{split}: of {o.rows:,} sequences the corpus of the encoder holds {o.identical:,}, and near duplicates of {o.near:,} others"
             for split, o in self.overlaps.items()
         ]
+
+
+def leaks_of(data: LabelledData, splits: Sequence[str]) -> list[str]:
+    """Return, for each of the splits whose sequences are in train too, a sentence that says how many.
+
+    ``raypro task import`` leaves such rows out of train, unless it is told to keep a published split as it is.
+    """
+    trained = set(data.read("train").sequences)
+    shared = {split: sum(sequence in trained for sequence in data.read(split).sequences) for split in splits}
+    return [
+        f"{split}: {count:,} of its sequences are in train too, so that its scores are too good" for split, count in shared.items() if count
+    ]
 
 
 def known_overlaps(experiment: FineTuning, data: LabelledData) -> dict[str, Overlap]:
@@ -119,7 +134,8 @@ def score_and_report(model: FineTuned, data: LabelledData, run: Path, outbox: Ou
         outbox.artifact(path, PREDICTIONS)
         for picture in task.pictures(predictions, examples, run / PICTURES, split):
             outbox.artifact(picture, PICTURES)
-    scores = Scores(model, metrics, intervals, task.baselines(data, splits), known_overlaps(model.experiment, data))
+    overlaps = known_overlaps(model.experiment, data)
+    scores = Scores(model, metrics, intervals, task.baselines(data, splits), leaks_of(data, splits), overlaps)
     log_scores(scores, run, outbox)
     print_scores(scores, run)
     return scores

@@ -166,7 +166,9 @@ def table_of_tests(primary: str, tests: Mapping[str, Mapping[str, Spread]], base
     return table
 
 
-def markdown(sweep: Sweep, ranked: Ranked, tests: Mapping[str, Mapping[str, Spread]], baselines: Baselines) -> str:
+def markdown(
+    sweep: Sweep, ranked: Ranked, tests: Mapping[str, Mapping[str, Spread]], baselines: Baselines, warnings: Sequence[str] = ()
+) -> str:
     """Return the head of the sweep's page."""
     metric = sweep.space.base.ranked_by[0]
     best, result = ranked[0]
@@ -178,15 +180,24 @@ def markdown(sweep: Sweep, ranked: Ranked, tests: Mapping[str, Mapping[str, Spre
     if tests:
         lines += ["", f"| split | metric | mean ± deviation over seeds | {' | '.join(baselines)} |", "| --- " * (3 + len(baselines)) + "|"]
         lines += [f"| {' | '.join(row)} |" for row in shown_tests(metric.split("/")[-1], tests, baselines)]
-    return "\n".join(lines)
+    return "\n".join([*lines, *(f"\n{warning}." for warning in warnings)])
 
 
-def say(sweep: Sweep, ranked: Ranked, tests: Mapping[str, Mapping[str, Spread]], baselines: Baselines, lost: float | None) -> None:
-    """Print the ranking, the test results, and the costs."""
+def say(
+    sweep: Sweep,
+    ranked: Ranked,
+    tests: Mapping[str, Mapping[str, Spread]],
+    baselines: Baselines,
+    warnings: Sequence[str],
+    lost: float | None,
+) -> None:
+    """Print the ranking, the test results with what a person has to know of them, and the costs."""
     console = Console()
     console.print(ranking_table(sweep, ranked))
     if tests:
         console.print(table_of_tests(sweep.space.base.ranked_by[0].split("/")[-1], tests, baselines))
+    for warning in warnings:
+        console.print(f"[bold]overlap[/]      {warning}", soft_wrap=True, highlight=False)
     saved = spared(ranked)
     if saved is not None:
         console.print(f"early stopping saved {100 * saved:.0f} % of the {unit(sweep)} that the budgets allow", highlight=False)

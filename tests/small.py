@@ -36,6 +36,14 @@ def random_sequences(count: int, shortest: int, longest: int, seed: int = 0) -> 
     return ["".join(rng.choice(letters, rng.integers(shortest, longest + 1))) for _ in range(count)]
 
 
+def mutated(sequence: str, substitutions: int, rng: np.random.Generator) -> str:
+    """Return a protein with other residues at so many places."""
+    letters = list(sequence)
+    for at in rng.choice(len(letters), substitutions, replace=False):
+        letters[at] = rng.choice([c for c in STANDARD if c != letters[at]])
+    return "".join(letters)
+
+
 def write_corpus(folder: Path, splits: dict[str, Sequence[str]], row_group_rows: int = 16) -> Corpus:
     """Write a corpus of given sequences."""
     folder.mkdir(parents=True)

@@ -3,7 +3,7 @@
 import shutil
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from raypro.finetuning import FineTuned, Finetuning
 from raypro.mlflow_run import REGISTERED
 from raypro.outbox import FOLDER, Outbox, last_status
 from raypro.proposals import Proposals
-from raypro.scoring import predict_split, test_splits
+from raypro.scoring import leaks_of, predict_split, test_splits
 from raypro.space import ASHA, Optuna, shown
 from raypro.sweep import BOOK, Halving, Sweep, Trial, logged
 from raypro.sweep_report import (
@@ -63,9 +63,10 @@ def drive(sweep: Sweep, source: Data, retry_failed: bool) -> None:
         desk.describe()
         ranked = desk.search()
         tests, baselines, runs = desk.conclude(ranked)
-        desk.report(ranked, tests, baselines, runs)
+        warnings = leaks_of(source, list(tests)) if isinstance(source, LabelledData) else []
+        desk.report(ranked, tests, baselines, runs, warnings)
     ended = [result for _, result in [*ranked, *runs] if result.started >= launched]
-    say(sweep, ranked, tests, baselines, lost_to_starting(ended, sweep.demand.at_once, launched))
+    say(sweep, ranked, tests, baselines, warnings, lost_to_starting(ended, sweep.demand.at_once, launched))
     registered = sweep.path / FOLDER / REGISTERED
     if runs and registered.exists():
         raypro = Path(sys.executable).with_name("raypro")
@@ -187,14 +188,16 @@ class _Desk:
                 starts[experiment.start] = ray.put({name: weight.numpy() for name, weight in weights.items()})
         return Shared(splits, starts, {})
 
-    def report(self, ranked: Ranked, tests: dict[str, dict[str, Spread]], baselines: Baselines, runs: Ranked) -> None:
+    def report(
+        self, ranked: Ranked, tests: dict[str, dict[str, Spread]], baselines: Baselines, runs: Ranked, warnings: Sequence[str]
+    ) -> None:
         """Write and log the ranking, the test results and the picture; register the best model."""
         sweep, outbox = self.sweep, self.sender.outbox
         outbox.artifact(write_csv(sweep.path / RANKING, ranking_rows(sweep, ranked)))
         outbox.artifact(draw_axes(sweep, ranked))
         if tests:
             outbox.artifact(write_csv(sweep.path / TEST, rows_of_tests(tests, baselines)))
-        outbox.description(markdown(sweep, ranked, tests, baselines))
+        outbox.description(markdown(sweep, ranked, tests, baselines, warnings))
         best = ranked[0][1]
         metrics = {f"best_{name}": value for name, value in best.metrics.items()}
         for split, values in tests.items():
