@@ -8,7 +8,6 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from raypro.config import InputError
 from raypro.core.alphabet import PAD, STANDARD
 from raypro.core.batch import Batch
 from raypro.core.encoders.cpcprot import CPCProtShape
@@ -18,8 +17,7 @@ from raypro.core.objectives.cpc import CPC
 from raypro.core.optimizer import Adam
 from raypro.core.reference.cpc import loop_info_nce, loop_info_nce_of_the_papers_code, loop_vectors
 from raypro.core.residues import residue_mask
-from raypro.pretraining import Pretraining
-from tests.small import TINY, batch_of, random_sequences, tiny_experiment
+from tests.small import batch_of, random_sequences
 
 SHAPE = CPCProtShape(embedding=4, filters=(6, 8), kernels=(3, 4))  # patches of 6
 OBJECTIVE = CPC(patch_length=6, max_length=80)  # sequences from 36 residues
@@ -156,26 +154,6 @@ def test_batches_without_terms_give_zeros_that_are_connected(reduction):
         assert all(p.grad is None or not p.grad.any() for p in model.parameters())
 
 
-def test_the_patch_encoder_of_a_compiled_run_is_compiled_and_gives_the_same_step(monkeypatch):
-    graphs, compile_ = [], torch.compile
-
-    def backend(graph, _):
-        graphs.append(graph)
-        return graph.forward
-
-    monkeypatch.setattr(torch, "compile", lambda function, **options: compile_(function, backend=backend, **options))
-    stepped = []
-    for compiled in (False, True):
-        experiment = tiny_experiment("nowhere", objective=OBJECTIVE, encoder=SHAPE, compile=compiled)
-        state = Pretraining(experiment, reader_of=None).state(torch.device("cpu"))
-        train_step(state, [batch_of(*SEQUENCES)])
-        stepped.append(dict(state.model.named_parameters()))
-        assert bool(graphs) == compiled
-    assert any("layer_norm" in graph.code for graph in graphs)
-    for name, weight in stepped[0].items():
-        torch.testing.assert_close(stepped[1][name], weight)
-
-
 def new_state(objective=OBJECTIVE, **changes):
     return TrainState(objective, new_model(objective), ADAM, seed=5, **changes)
 
@@ -296,24 +274,3 @@ def test_families_are_told_apart_within_seconds():
     assert metrics["accuracy_cpc"] > 0.6 and metrics["loss"] < math.log(families) / 2
     for k in range(1, 5):
         assert metrics[f"bound_cpc_k{k}"] == pytest.approx(math.log(families) - metrics["loss"], abs=0.5)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"steps_ahead": 0}, "objective.steps_ahead: 0"),
-        ({"t_min": -1}, "objective.t_min: -1"),
-        ({"patch_length": 0}, "objective.patch_length: 0"),
-        ({"max_length": 65}, "objective.max_length: cut to 65 residues .* need 66"),
-    ],
-)
-def test_impossible_objectives_are_refused(change, message):
-    with pytest.raises(InputError, match=message):
-        CPC(**change)
-
-
-def test_encoders_that_do_not_fit_are_refused():
-    with pytest.raises(InputError, match="encoder: Transformer has no patches"):
-        OBJECTIVE.build(TINY.build())
-    with pytest.raises(InputError, match="objective.patch_length: 11, but the encoder's kernels .* span 6"):
-        CPC().build(SHAPE.build())
