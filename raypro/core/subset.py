@@ -30,7 +30,7 @@ EPS = 1e-18
 """The floor of 1 - p, as published."""
 
 ROWS = {"cpu": 64, "cuda": 4096}
-"""Rows of the plain form that go through at once: on a CPU as few as make up for the calls, for their p are kept."""
+"""Rows of the plain form that go through at once: on a CPU as many as its caches hold a few rounds of."""
 
 Numbers = TypeVar("Numbers", Tensor, NDArray[np.float64])
 
@@ -48,8 +48,8 @@ def relaxed_subset(scores: Tensor, noise: Tensor, valid: Tensor, counts: Tensor,
     float32 has few right digits of it. It is cut off at :func:`gradient_limit`, so that it stays finite.
 
     The result has the scores' precision, float32 at the least, autocast or not. There is no gradient of the gradient. On a GPU with
-    Triton each direction is one kernel. Neither direction keeps the p: the backward pass computes them again, a few rows (plain
-    form) or a few rounds (kernel) at a time.
+    Triton each direction is one kernel. Neither direction keeps the p: the backward pass computes them again, a few rounds at a time,
+    the plain form from logits that the forward pass kept every sqrt(k) rounds.
 
     Args:
         scores: [B, T] s.
@@ -131,21 +131,25 @@ class _RelaxedSubset(torch.autograd.Function):
     def forward(ctx: Any, logits: Tensor, valid: Tensor, counts: Tensor, temperature: float) -> Tensor:
         # A finite floor: of a row without a valid position the softmax is a number, which the last line takes away.
         y = logits.masked_fill(~valid, torch.finfo(logits.dtype).min / 4)
-        ctx.save_for_backward(y, valid, counts)
         ctx.temperature = temperature
         kernels = _kernels(y)
-        result = kernels.forward(y, counts, temperature, EPS) if kernels else _forward(y, counts, temperature)
+        if kernels:
+            ctx.save_for_backward(y, valid, counts)
+            result = kernels.forward(y, counts, temperature, EPS)
+        else:
+            result, ctx.kept = _forward(y, counts, temperature)
+            ctx.save_for_backward(valid, counts)
         return result.masked_fill_(~valid, 0.0)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_result: Tensor) -> tuple[Tensor | None, ...]:
-        y, valid, counts = ctx.saved_tensors
-        d_result = d_result.to(y.dtype).masked_fill(~valid, 0.0)
-        kernels = _kernels(y)
+        *y, valid, counts = ctx.saved_tensors
+        d_result = d_result.masked_fill(~valid, 0.0)
+        kernels = _kernels(*y) if y else None
         if kernels:
-            return kernels.backward(y, counts, d_result, ctx.temperature, EPS, gradient_limit(y.dtype)), None, None, None
-        return _backward(y, counts, d_result, ctx.temperature), None, None, None
+            return kernels.backward(*y, counts, d_result, ctx.temperature, EPS, gradient_limit(d_result.dtype)), None, None, None
+        return _backward(ctx.kept, counts, d_result, ctx.temperature), None, None, None
 
 
 @dataclass(frozen=True)
@@ -162,33 +166,42 @@ class _Round:
     """[n, 1] 1 - p there: the sum of the others."""
 
 
-def _forward(y: Tensor, counts: Tensor, temperature: float) -> Tensor:
-    result = torch.zeros_like(y)
-    for rows, sizes in _blocks(counts, y.device):
-        total = torch.zeros_like(y[rows])
-        for round_ in _rounds(y[rows], sizes, temperature):
-            total[: len(round_.p)].add_(round_.others).scatter_add_(1, round_.apart, round_.p)
+def _forward(y: Tensor, counts: Tensor, temperature: float) -> tuple[Tensor, list[list[Tensor]]]:
+    """Return the sum of the rounds [B, T] and, for each block, the logits [n, T] before each of its segments."""
+    result, kept = torch.zeros_like(y), []
+    for rows, segments in _blocks(counts, y.device):
+        logits, starts = y[rows], []
+        total = torch.zeros_like(logits)
+        for sizes in segments:
+            starts.append(logits[: sizes[0]].clone())
+            for round_ in _rounds(logits, sizes, temperature):
+                total[: len(round_.p)].add_(round_.others).scatter_add_(1, round_.apart, round_.p)
         result[rows] = total
-    return result
+        kept.append(starts)
+    return result, kept
 
 
-def _backward(y: Tensor, counts: Tensor, d_result: Tensor, temperature: float) -> Tensor:
-    d_y = torch.zeros_like(y)
-    for rows, sizes in _blocks(counts, y.device):
-        d_total, d = d_result[rows], torch.zeros_like(y[rows])
-        for round_ in reversed(list(_rounds(y[rows], sizes, temperature))):
-            n = len(round_.p)
-            _round_back(round_, d_total[:n], d[:n], temperature)
+def _backward(kept: list[list[Tensor]], counts: Tensor, d_result: Tensor, temperature: float) -> Tensor:
+    d_y = torch.zeros_like(d_result)
+    for (rows, segments), starts in zip(_blocks(counts, d_result.device), kept, strict=True):
+        d_total = d_result[rows]
+        d = torch.zeros_like(d_total)
+        for sizes, start in zip(reversed(segments), reversed(starts), strict=True):
+            for round_ in reversed(list(_rounds(start.clone(), sizes, temperature))):
+                n = len(round_.p)
+                _round_back(round_, d_total[:n], d[:n], temperature)
         d_y[rows] = d
     return d_y
 
 
-def _blocks(counts: Tensor, device: torch.device) -> Iterator[tuple[Tensor, list[int]]]:
-    """Yield rows that go together, those with most rounds first, and how many of them have a first round, a second and so on."""
+def _blocks(counts: Tensor, device: torch.device) -> Iterator[tuple[Tensor, list[list[int]]]]:
+    """Yield rows that go together, those with most rounds first, and how many of them have each round, in segments of sqrt(k) rounds."""
     host = counts.cpu()
     for rows in host.argsort(descending=True, stable=True).split(ROWS.get(device.type, ROWS["cuda"])):
         k = host[rows]
-        yield rows.to(device), (k > torch.arange(int(k[0]))[:, None]).sum(dim=1).tolist()
+        sizes = (k > torch.arange(int(k[0]))[:, None]).sum(dim=1).tolist()
+        length = max(1, math.isqrt(len(sizes)))
+        yield rows.to(device), [sizes[i : i + length] for i in range(0, len(sizes), length)]
 
 
 def _rounds(y: Tensor, sizes: list[int], temperature: float) -> Iterator[_Round]:
