@@ -46,12 +46,15 @@ class Budget:
     epochs: int | None = None
     """Passes over the training split."""
     minutes: float | None = None
-    """Minutes of training, since its first step; a restart starts them anew."""
+    """Minutes of training, validation included, since its first step; those up to a checkpoint count when it goes on from there."""
+    residues: int | None = None
+    """Residues that the encoder was trained on, of all workers: the step that reaches so many is the last. Those that only an adversary
+    was trained on do not count."""
 
     def __post_init__(self) -> None:
-        limits = [limit for limit in (self.steps, self.epochs, self.minutes) if limit is not None]
+        limits = [limit for limit in (self.steps, self.epochs, self.minutes, self.residues) if limit is not None]
         if not limits or min(limits) <= 0:
-            raise InputError("budget: give steps, epochs or minutes, each above 0; without one training would never end")
+            raise InputError("budget: give steps, epochs, minutes or residues, each above 0; without one training would never end")
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,7 @@ def train(job: Job, run: Path, report: Report, resume: Path | None) -> TrainStat
     hooks = Hooks(job, run, source, report, state)
     if resume and hooks.outbox:
         hooks.outbox.tags({RESUMED: state.step})
-    if not (hooks.finished(state) or hooks.out_of_patience(state)):
+    if not (hooks.finished(state) or hooks.out_of_time(state) or hooks.out_of_patience(state)):
         fit(state, source, [hooks])
     if state.step != hooks.validated_at:
         hooks.log(state)
@@ -125,8 +125,11 @@ class Hooks:
         return end or self.out_of_patience(state)
 
     def finished(self, state: TrainState) -> bool:
-        """Return whether the budget's steps are taken."""
-        return self.experiment.budget.steps is not None and state.step >= self.experiment.budget.steps
+        """Return whether the budget's steps are taken, or its residues used."""
+        budget = self.experiment.budget
+        if budget.steps is not None and state.step >= budget.steps:
+            return True
+        return budget.residues is not None and state.residues >= budget.residues
 
     def out_of_time(self, state: TrainState) -> bool:
         """Return whether the budget's minutes are over, on any worker."""
@@ -145,7 +148,8 @@ class Hooks:
         means = state.take_metrics()
         self.watch(state, means)
         metrics = {grouped("speed" if name in SPEEDS else "train", name): value for name, value in means.items()}
-        metrics |= {"train/learning_rate": state.learning_rate, "train/epoch": self.source.epoch(), "train/tokens": state.tokens}
+        metrics |= {"train/learning_rate": state.learning_rate, "train/epoch": self.source.epoch()}
+        metrics |= {"train/tokens": state.tokens, "train/residues": state.residues}
         metrics["system/memory_gb"] = self.process.memory_info().rss / 1e9
         if state.device.type == "cuda":
             metrics["system/gpu_memory_gb"] = torch.cuda.max_memory_allocated(state.device) / 1e9

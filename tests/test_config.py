@@ -68,7 +68,7 @@ def test_any_field_can_be_changed_on_the_command_line() -> None:
         (["--encoder.norm", "mid"], "Expected one of ('pre', 'post')"),
         (["--objective.mask-rate", "2"], "objective.mask_rate: 2.0 is not in (0, 1]"),
         (["--batches.accumulation", "0"], "batches.accumulation: 0 must be 1 or more"),
-        (["--budget.steps", "None"], "budget: give steps, epochs or minutes"),
+        (["--budget.steps", "None"], "budget: give steps, epochs, minutes or residues"),
     ],
 )
 def test_a_wrong_command_line_is_one_line(args: list[str], message: str) -> None:

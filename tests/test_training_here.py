@@ -4,17 +4,21 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from raypro.audit import audit, planned, read_uses
 from raypro.core import checkpoint
 from raypro.core.loop import TrainState
+from raypro.core.noiser import GRUNoiserShape
+from raypro.core.objectives.adversarial import Adversarial
+from raypro.core.objectives.mlm import MLM
 from raypro.data.source import read_here
 from raypro.experiment import Experiment
 from raypro.outbox import read_records
 from raypro.pretraining import Pretraining, data_plan
-from raypro.settings import Budget, Validation
+from raypro.settings import Budget, Tracking, Validation
 from raypro.training import train
 from tests.small import random_sequences, tiny_experiment, write_corpus
 
@@ -45,6 +49,40 @@ def test_a_step_budget_is_kept_to_the_step(corpus: Path, tmp_path: Path) -> None
 
 def test_a_time_budget_ends_at_the_next_logging(corpus: Path, tmp_path: Path) -> None:
     assert run(tiny_experiment(corpus, budget=Budget(minutes=1e-6)), tmp_path / "run").step == 2
+
+
+@pytest.mark.parametrize("objective", [MLM(), Adversarial(GRUNoiserShape(4, 4, 1), noiser_steps=2, encoder_steps=1)])
+def test_a_budget_of_residues_ends_at_the_step_that_reaches_it(objective: MLM | Adversarial, corpus: Path, tmp_path: Path) -> None:
+    experiment = tiny_experiment(corpus, objective=objective, tracking=Tracking(every=50))
+    plan = data_plan(experiment)
+    lengths = np.concatenate([plan.corpus.read(groups, ["length"])["length"].to_numpy() for groups in plan.windows])
+    batches = [packed for task in plan.start(0, 1).hand(0) for packed in plan.read(task)][:12]
+    cropped = [int(np.minimum(lengths[packed.rows], 40).sum()) for packed in batches]
+    reached = np.cumsum([n if isinstance(objective, MLM) or step % 3 == 2 else 0 for step, n in enumerate(cropped)]).tolist()
+    for asked, steps in ((reached[8], 9), (reached[8] - 1, 9), (reached[8] + 1, 10 if isinstance(objective, MLM) else 12)):
+        state = run(replace(experiment, budget=Budget(residues=asked)), tmp_path / f"residues{asked}")
+        assert (state.step, state.residues) == (steps, reached[steps - 1])
+    records = [r for r, _ in read_records(tmp_path / f"residues{reached[8]}" / "tracking" / "outbox-worker.jsonl", 0)]
+    assert [r["values"]["train/residues"] for r in records if "train/residues" in r.get("values", {})][-1] == reached[8]
+
+
+def test_a_budget_of_residues_is_kept_when_a_run_goes_on(corpus: Path, tmp_path: Path) -> None:
+    experiment = tiny_experiment(corpus, budget=Budget(residues=2500))
+    whole = run(experiment, tmp_path / "whole")
+    assert whole.step > 9 and whole.residues >= 2500
+    broken = shutil.copytree(tmp_path / "whole", tmp_path / "broken")
+    resumed = run(experiment, broken, broken / "step_00000004")
+    assert (resumed.step, resumed.residues) == (whole.step, whole.residues)
+    for one, other in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert run(experiment, broken, max(broken.glob("step_*"))).step == whole.step
+
+
+def test_minutes_before_a_checkpoint_count_when_a_run_goes_on(corpus: Path, tmp_path: Path) -> None:
+    run(tiny_experiment(corpus, budget=Budget(steps=4)), tmp_path / "run")
+    spent = checkpoint.load_training(tmp_path / "run" / "step_00000004")["seconds"]
+    over = tiny_experiment(corpus, budget=Budget(minutes=0.9 * spent / 60))
+    assert run(over, tmp_path / "run", tmp_path / "run" / "step_00000004").step == 4
 
 
 def test_patience_ends_a_run_that_no_longer_improves(corpus: Path, tmp_path: Path) -> None:

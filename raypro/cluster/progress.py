@@ -23,6 +23,7 @@ def fraction_done(budget: Budget, step: int, metrics: dict[str, float], seconds:
         step / budget.steps if budget.steps else 0.0,
         metrics.get("train/epoch", 0.0) / budget.epochs if budget.epochs else 0.0,
         seconds / (60 * budget.minutes) if budget.minutes else 0.0,
+        metrics.get("train/residues", 0.0) / budget.residues if budget.residues else 0.0,
     ]
     return min(1.0, max(used))
 

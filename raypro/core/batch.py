@@ -33,6 +33,11 @@ class Batch:
         """Number of tokens that are not padding."""
         return int((self.tokens != PAD).sum())
 
+    @property
+    def residues(self) -> int:
+        """Number of tokens that are residues: all but padding and the two control tokens of each sequence."""
+        return self.filled - 2 * len(self.tokens)
+
 
 @dataclass(frozen=True)
 class ContactLabel:

@@ -71,6 +71,8 @@ class TrainState:
         """Optimizer steps taken, of all players."""
         self.tokens = 0
         """Tokens (residues and control tokens) trained on, over all workers, as of the last logging."""
+        self.trained_on = torch.zeros((), dtype=torch.float64, device=self.device)
+        """What :attr:`residues` reads."""
         self.seconds = 0.0
         """Seconds of training, validation included, as of the last logging."""
         self.best = float("inf")
@@ -98,6 +100,14 @@ class TrainState:
         raise AssertionError("a turn without a player")
 
     @property
+    def residues(self) -> int:
+        """Residues that the encoder was trained on, over all workers and up to this step; to read it is to wait for the device.
+
+        Those of another player's steps do not count: what an adversary learns from teaches the encoder nothing.
+        """
+        return int(self.trained_on)
+
+    @property
     def learning_rate(self) -> float:
         """Rate of the next step, which every player's schedule counts over the steps of all."""
         return self.playing.adam.rate_at(self.step, self.total_steps)
@@ -105,10 +115,10 @@ class TrainState:
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs beside the weights, as tensors and plain values."""
         optimizers = {state.player.name: state.optimizer.state_dict() for state in self.players}
-        return {"optimizers": optimizers, **{name: getattr(self, name) for name in _PROGRESS}}
+        return {"optimizers": optimizers, "residues": self.residues, **{name: getattr(self, name) for name in _PROGRESS}}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Continue from what :meth:`state_dict` returned; the weights are loaded apart.
+        """Continue from what :meth:`state_dict` returned; the weights are loaded apart. An older one has no residues: they count from 0.
 
         Raises:
             InputError: it is not the state of these players.
@@ -117,6 +127,7 @@ class TrainState:
             raise InputError("this training state has other optimizers (an older raypro's?): it cannot be resumed, its weights can be used")
         for state in self.players:
             state.optimizer.load_state_dict(saved["optimizers"][state.player.name])
+        self.trained_on.fill_(saved.get("residues", 0))
         for name in _PROGRESS:
             setattr(self, name, saved[name])
 
@@ -179,7 +190,9 @@ def train_step(state: TrainState, batches: Sequence[Batch]) -> None:
             parameter.requires_grad_(other is playing)
     prepared = [state.objective.prepare(batch) for batch in batches]
     counts = state.local_counts(prepared)
-    scales = playing.player.sign * state.weights / sum_over_workers(counts.clone())[state.count_of].clamp(min=1)
+    residues = torch.tensor([sum(batch.residues for batch in batches)], dtype=torch.float64).to(state.device, non_blocking=True)
+    every = sum_over_workers(torch.cat([counts, residues]))
+    scales = playing.player.sign * state.weights / every[state.count_of].clamp(min=1)
 
     torch.manual_seed(seed_of(state.seed, state.step, rank()))  # dropout: a function of the step, so resuming needs no generator's state
     playing.gradients.zero()
@@ -195,6 +208,8 @@ def train_step(state: TrainState, batches: Sequence[Batch]) -> None:
     playing.optimizer.step()
 
     state.step += 1
+    if playing.player.trains_encoder:
+        state.trained_on += every[-1]
     state.meter.steps += 1
     state.meter.add(total, counts, batches)
 

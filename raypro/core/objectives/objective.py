@@ -38,6 +38,11 @@ class Player:
     adam: Adam | None = None
     """Its optimizer; None: the experiment's."""
 
+    @property
+    def trains_encoder(self) -> bool:
+        """Whether it owns the encoder: what it trains on counts towards a budget of residues, an adversary's data do not."""
+        return "" in self.parts or "encoder" in self.parts
+
 
 class Prepared(Protocol):
     """A batch made ready on the host, where its counts are known before the model runs."""
