@@ -1,5 +1,6 @@
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ from raypro.core.objectives.mlm import MLM
 from raypro.core.objectives.pmlm import PMLM
 from tests.small import TINY, batch_of, random_sequences
 
-SHAPES = [replace(TINY, layers=2, positions=p, norm=n) for p in ("sinusoidal", "rotary") for n in ("pre", "post")]
+LONGEST = {"sinusoidal": None, "rotary": None, "learned": 60}
+SHAPES = [replace(TINY, layers=2, positions=p, longest=most, norm=n) for p, most in LONGEST.items() for n in ("pre", "post")]
 
 
 def parameters(shape: TransformerShape, objective: MLM | PMLM) -> float:
@@ -70,6 +72,8 @@ def plain(encoder: Transformer, tokens: Tensor) -> Tensor:
         for t in range(len(tokens)):
             angles = torch.tensor([angle(t, pair, d) for pair in range(d // 2)], dtype=torch.float64)
             x[t] = x[t] + torch.cat([angles.sin(), angles.cos()])
+    if shape.positions == "learned":
+        x = x + torch.stack([encoder.places.weight[t] * math.sqrt(d) for t in range(len(tokens))])
     if shape.norm == "post":
         x = norm(encoder.norm, x)
     for block in encoder.blocks:
@@ -109,6 +113,36 @@ def test_activation_checkpointing_changes_no_gradient() -> None:
         gradients.append([p.grad for p in encoder.parameters()])
     for plainly, recomputed in zip(*gradients, strict=True):
         torch.testing.assert_close(plainly, recomputed)
+
+
+def test_learned_positions_have_an_end_that_is_named() -> None:
+    encoder = replace(TINY, positions="learned", longest=20).build()
+    assert encoder(batch_of("M" * 20).tokens).shape == (1, 22, 16) and encoder.places.weight.shape == (22, 16)
+    with pytest.raises(InputError, match="encoder.longest: a sequence of 21 residues.* positions for 20"):
+        encoder(batch_of("M" * 21).tokens)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"positions": "learned"}, "encoder.longest: None with learned positions"),
+        ({"longest": 20}, "encoder.longest: 20 with sinusoidal positions"),
+        ({"positions": "learned", "longest": 0}, "encoder.longest: 0 must be 1 or more"),
+        ({"norm_epsilon": 0.0}, "encoder.norm_epsilon: 0.0 must be above 0"),
+    ],
+)
+def test_impossible_shapes_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        replace(TINY, **change)
+
+
+def test_a_larger_epsilon_shrinks_what_a_normalisation_gives() -> None:
+    tokens = batch_of("MKVLAYTW").tokens
+    torch.manual_seed(1)
+    encoder = replace(TINY, norm="post", norm_epsilon=1.0).build().eval()
+    usual = replace(TINY, norm="post").build().eval()
+    usual.load_state_dict(encoder.state_dict())
+    assert encoder(tokens).std() < 0.9 * usual(tokens).std()
 
 
 def test_heads_that_do_not_divide_the_width_are_refused() -> None:

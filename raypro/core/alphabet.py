@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 PAD, MASK, CLS, SEP, UNK = range(5)
+CONTROL_TOKENS = 2
+"""Of a sequence, beside its residues: CLS before them, SEP behind them."""
 LETTERS = "ABCDEFGHIKLMNOPQRSTUVWXYZ"
 FIRST_LETTER = 5
 SIZE = FIRST_LETTER + len(LETTERS)  # 30

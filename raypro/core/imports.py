@@ -4,15 +4,17 @@ import pickle
 import re
 import zipfile
 from pathlib import Path
+from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from raypro.config import InputError
 from raypro.core.alphabet import SIZE
 from raypro.core.encoders.cpcprot import CPCProtShape
 
-_PARALLEL = "module."  # what a model trained on several GPUs has before each name
+PARALLEL = "module."
+"""What a model trained on several GPUs has before each name."""
 _CONVOLUTION = re.compile(r"enc\.conv(\d+)\.(weight|bias)")
 _NORM = re.compile(r"enc\.norm(\d+)\.(weight|bias)")
 _RECURRENT = re.compile(r"autoregressor\.(gru|lstm)\.((?:weight|bias)_[ih]h_l\d+)")
@@ -26,24 +28,45 @@ def read_cpcprot(path: str | Path) -> tuple[CPCProtShape, dict[str, Tensor]]:
     Raises:
         InputError: there is no such file, it holds more than tensors, or they are not those of a CPCProt.
     """
-    saved = _read_tensors(Path(path))
-    named = {name.removeprefix(_PARALLEL): tensor for name, tensor in saved.items()}
+    saved = read_tensors(Path(path))
+    named = {name.removeprefix(PARALLEL): tensor for name, tensor in saved.items()}
     weights = {_our_name(name, path): tensor for name, tensor in named.items()}
     weights = {name: t.flatten() if name.startswith("patch_encoder.norms") else t for name, t in weights.items()}  # from [1, C, 1]
     try:
         shape = _shape_of(weights, "lstm" if any(name.startswith("autoregressor.lstm") for name in named) else "gru")
-        with torch.device("meta"):
-            expected = {name: tensor.shape for name, tensor in shape.build().state_dict().items()}
     except (KeyError, InputError) as error:
         raise InputError(f"{path}: not the weights of a CPCProt encoder ({error}); take a best.ckpt of its authors") from None
+    return shape, fitting(path, shape, weights, "CPCProt")
+
+
+def fitting(path: str | Path, shape: "Buildable", weights: dict[str, Tensor], whose: str) -> dict[str, Tensor]:
+    """Return those of the ``weights`` that an encoder of a shape has, in float32.
+
+    Raises:
+        InputError: one is not there, or of another size.
+    """
+    with torch.device("meta"):
+        expected = {name: tensor.shape for name, tensor in shape.build().state_dict().items()}
     for name, size in expected.items():
         if name not in weights or weights[name].shape != size:
             found = tuple(weights[name].shape) if name in weights else "nothing"
-            raise InputError(f"{path}: {name} should be {tuple(size)}, found {found}; take a best.ckpt of CPCProt's authors")
-    return shape, {name: weights[name].float() for name in expected}
+            raise InputError(f"{path}: {name} should be {tuple(size)}, found {found}; take {whose} as its authors saved it")
+    return {name: weights[name].float() for name in expected}
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
+class Buildable(Protocol):
+    """The shape of an encoder."""
+
+    def build(self) -> nn.Module:
+        """Return the encoder."""
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors by name of a ``state_dict`` that torch saved, executing nothing from it.
+
+    Raises:
+        InputError: there is no such file, it is damaged, or it holds anything else.
+    """
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:

@@ -17,11 +17,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from raypro.config import InputError, from_plain, to_plain
-from raypro.core.alphabet import BYTE_TO_TOKEN, CLS, PAD, SEP
+from raypro.core.alphabet import BYTE_TO_TOKEN, CLS, CONTROL_TOKENS, PAD, SEP
 from raypro.core.random import combine, mix, seed_of, uniform
 from raypro.data.corpus import Corpus, RowGroup
 
-CONTROL_TOKENS = 2  # CLS before the residues, SEP behind them
 _SHUFFLE, _ORDER, _KEY, _CROP = 11, 12, 13, 14  # streams of randomness
 
 

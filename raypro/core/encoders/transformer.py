@@ -10,7 +10,7 @@ from torch.nn.functional import gelu, scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
 from raypro.config import InputError
-from raypro.core.alphabet import PAD, SIZE
+from raypro.core.alphabet import CONTROL_TOKENS, PAD, SIZE
 from raypro.core.residues import embed
 
 
@@ -28,16 +28,27 @@ class TransformerShape:
     """Width of the feed-forward layer."""
     dropout: float = 0.1
     """Probability of dropping an embedding, an attention output or a feed-forward output."""
-    positions: Literal["sinusoidal", "rotary"] = "sinusoidal"
-    """Fixed sinusoids added to the embedding (the paper's), or rotations of queries and keys (Su et al. 2021)."""
+    positions: Literal["sinusoidal", "rotary", "learned"] = "sinusoidal"
+    """Fixed sinusoids added to the embedding (the paper's), rotations of queries and keys (Su et al. 2021), or a learned vector of each
+    position added to the embedding (BERT's)."""
+    longest: int | None = None
+    """Most residues of a sequence, where positions are learned: there are two positions more, for the control tokens. None: any number."""
     norm: Literal["pre", "post"] = "pre"
     """Layer normalisation before each sublayer (stable at high rates), or after it (RoBERTa's)."""
+    norm_epsilon: float = 1e-5
+    """Added to the variance that a layer normalisation divides by; 1e-12 in BERT."""
     activation_checkpointing: bool = False
     """Recompute each block in the backward pass instead of keeping its activations: less memory, a third more time."""
 
     def __post_init__(self) -> None:
         if self.width % self.heads or (self.width // self.heads) % 2:
             raise InputError(f"encoder.heads: {self.heads} heads do not divide the width {self.width} into even parts; change either")
+        if (self.positions == "learned") != (self.longest is not None):
+            raise InputError(f"encoder.longest: {self.longest} with {self.positions} positions; learned ones, and no others, need a number")
+        if self.longest is not None and self.longest < 1:
+            raise InputError(f"encoder.longest: {self.longest} must be 1 or more")
+        if self.norm_epsilon <= 0:
+            raise InputError(f"encoder.norm_epsilon: {self.norm_epsilon} must be above 0")
 
     def build(self) -> "Transformer":
         """Return the encoder, initialised from torch's global generator."""
@@ -55,7 +66,9 @@ class Transformer(nn.Module):
         super().__init__()
         self.shape = shape
         self.embedding = nn.Embedding(SIZE, shape.width, padding_idx=PAD)
-        self.norm = nn.LayerNorm(shape.width)
+        if shape.longest is not None:
+            self.places = nn.Embedding(shape.longest + CONTROL_TOKENS, shape.width)
+        self.norm = nn.LayerNorm(shape.width, eps=shape.norm_epsilon)
         self.dropout = nn.Dropout(shape.dropout)
         self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.layers))
         self.apply(_initialise)
@@ -71,11 +84,16 @@ class Transformer(nn.Module):
         ``inputs`` [B, T, V], where given, are seen in the tokens' place: weights over the alphabet, through which gradients flow.
 
         Post-norm normalises the embedding, pre-norm the output: either way every vector that leaves has been normalised.
+
+        Raises:
+            InputError: there are more tokens than learned positions.
         """
         x = embed(self.embedding, tokens, inputs) * math.sqrt(self.width)
         rotations = None
         if self.shape.positions == "sinusoidal":
             x = x + sinusoids(tokens.shape[1], self.width, x.device).to(x.dtype)
+        elif self.shape.positions == "learned":
+            x = x + self._learned_positions(tokens.shape[1]).to(x.dtype)
         else:
             angles = _angles(tokens.shape[1], self.width // self.shape.heads, x.device)
             rotations = (angles.cos().to(x.dtype), angles.sin().to(x.dtype))
@@ -87,6 +105,13 @@ class Transformer(nn.Module):
             else:
                 x = block(x, visible, rotations)
         return self.norm(x) if self.shape.norm == "pre" else x
+
+    def _learned_positions(self, length: int) -> Tensor:
+        """Return [T, D] learned positions, of the size of the embedding."""
+        if length > len(self.places.weight):
+            residues = f"{length - CONTROL_TOKENS} residues, and the encoder has learned positions for {self.shape.longest}"
+            raise InputError(f"encoder.longest: a sequence of {residues}; leave such sequences out, or shorten them")
+        return self.places.weight[:length] * math.sqrt(self.width)
 
     @staticmethod
     def summary(h: Tensor, tokens: Tensor) -> Tensor:
@@ -100,10 +125,10 @@ class Block(nn.Module):
     def __init__(self, shape: TransformerShape) -> None:
         super().__init__()
         self.heads, self.post = shape.heads, shape.norm == "post"
-        self.norm_attention = nn.LayerNorm(shape.width)
+        self.norm_attention = nn.LayerNorm(shape.width, eps=shape.norm_epsilon)
         self.qkv = nn.Linear(shape.width, 3 * shape.width)
         self.out = nn.Linear(shape.width, shape.width)
-        self.norm_feed = nn.LayerNorm(shape.width)
+        self.norm_feed = nn.LayerNorm(shape.width, eps=shape.norm_epsilon)
         self.feed_in = nn.Linear(shape.width, shape.hidden)
         self.feed_out = nn.Linear(shape.hidden, shape.width)
         self.dropout = nn.Dropout(shape.dropout)
@@ -131,7 +156,7 @@ class Block(nn.Module):
 
 
 def _initialise(module: nn.Module) -> None:
-    """BERT's initialisation (normal, 0.02; biases zero), but for the embedding, which times sqrt(D) has the sinusoids' size."""
+    """BERT's initialisation (normal, 0.02; biases zero), but for embeddings, which times sqrt(D) have the sinusoids' size."""
     if isinstance(module, nn.Embedding):
         nn.init.normal_(module.weight, std=module.embedding_dim**-0.5)
     elif isinstance(module, nn.Linear):
