@@ -1,6 +1,6 @@
-"""What probes look at: an encoder's vectors, and what they have to beat: random weights, one-hot residues, the composition.
+"""What probes look at: an encoder's vectors, and what they have to beat: random weights, one-hot residues, the composition, k-mers.
 
-Legend: n sequences, L residues of one, D width, W = 21 types of residue.
+Legend: n sequences, L residues of one, D width, W = 21 types of residue, M = 20^k k-mers.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import track
 
 from raypro.config import InputError
+from raypro.core.alphabet import STANDARD
 from raypro.core.random import seed_of
 from raypro.encoder import LoadedEncoder
 from raypro.evaluate.baselines import TYPES, one_hot, residue_types
@@ -24,6 +25,8 @@ CHUNK = 1024
 """Sequences that are embedded between two looks at the progress bar."""
 WINDOW = 11
 """Residues around one that the baselines of residues see: as many as a patch of CPCProt has."""
+STANDARD_TYPES = len(STANDARD)
+"""Types of residue that runs are made of."""
 MOST_POSITIONS = 512
 """Residues beyond this position are cut off in one-hot vectors."""
 MOST_WEIGHTS = 1_000_000
@@ -115,6 +118,54 @@ class Composition:
         return [counts / counts.sum(axis=1, keepdims=True) for counts in sums]
 
 
+@dataclass(frozen=True)
+class KMers:
+    """How frequent each run of k standard residues is: in a sequence, or in the :data:`WINDOW` residues around one."""
+
+    k: int = 2
+    """Residues of a run."""
+    name: str = "k-mers"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.k <= 3:
+            raise InputError(f"k: {self.k} is not 1, 2 or 3; there are 20^k columns")
+
+    def about(self, residues: bool) -> str:
+        """Return how the vectors are made."""
+        where = f"the {WINDOW} residues around one" if residues else "the sequence"
+        return f"the shares of the {STANDARD_TYPES**self.k:,} runs of {self.k} standard residues in {where}"
+
+    def of_sequences(self, sequences: Sequence[str]) -> Vectors:
+        """Return the shares [n, M], which sum to 1, or are all 0 where there is no such run."""
+        shares = np.zeros((len(sequences), STANDARD_TYPES**self.k), np.float32)
+        for row, sequence in zip(shares, sequences, strict=True):
+            runs = self._runs(sequence)
+            runs = runs[runs >= 0]
+            row += np.bincount(runs, minlength=len(row)) / max(1, len(runs))
+        return shares
+
+    def of_residues(self, sequences: Sequence[str]) -> list[NDArray[np.float32]]:
+        """Return the shares [L, M] of the runs that lie in the window around each residue."""
+        return [self._around(sequence) for sequence in sequences]
+
+    def _runs(self, sequence: str) -> NDArray[np.int64]:
+        """Return the number of the run that begins at each residue [max(0, L - k + 1)]; -1 where another letter is in it."""
+        if len(sequence) < self.k:
+            return np.zeros(0, np.int64)
+        types = sliding_window_view(residue_types(sequence), self.k)
+        return np.where((types < STANDARD_TYPES).all(axis=1), types @ STANDARD_TYPES ** np.arange(self.k - 1, -1, -1), -1)
+
+    def _around(self, sequence: str) -> NDArray[np.float32]:
+        runs, half = self._runs(sequence), WINDOW // 2
+        before = np.zeros((len(runs) + 1, STANDARD_TYPES**self.k), np.float32)  # counts of the runs that begin before each residue
+        before[1 + np.flatnonzero(runs >= 0), runs[runs >= 0]] = 1
+        before = before.cumsum(axis=0)
+        places = np.arange(len(sequence))
+        first, end = np.clip(places - half, 0, len(runs)), np.clip(places + half + 2 - self.k, 0, len(runs))
+        counts = before[end] - before[first]
+        return counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
+
+
 def random_weights(encoder: LoadedEncoder, seed: int = 0) -> LoadedEncoder:
     """Return an encoder of the same shape, on the same device, with weights drawn by ``seed`` alone."""
     with torch.random.fork_rng():
@@ -143,6 +194,7 @@ def with_baselines(encoder: LoadedEncoder, pooling: str | None, longest: int, ou
         Encoded("random weights", f"the same shape, weights drawn with seed {seed}", random, chosen),
         OneHot(min(longest, MOST_POSITIONS, max(1, MOST_WEIGHTS // (TYPES * outputs)))),
         Composition(),
+        KMers(),
     ]
 
 

@@ -30,7 +30,7 @@ from tests.small import hydrophobic_share, random_sequences, write_labelled
 from tests.test_representations import encoder_of
 
 HYDROPHOBIC = "AILMFVWY"
-NAMES = ["this encoder", "random weights", "one-hot", "composition"]
+NAMES = ["this encoder", "random weights", "one-hot", "composition", "k-mers"]
 SIZES = {"train": 60, "valid": 20, "test": 20}
 PATCHES = CPCProtShape(embedding=4, filters=(6, 8), kernels=(4, 8))
 

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from raypro import representations
+from raypro.config import InputError
 from raypro.encoder import LoadedEncoder
 from raypro.evaluate import probe_plots
 from raypro.evaluate.baselines import TYPES
-from raypro.representations import WINDOW, Composition, Encoded, OneHot, random_weights, residue_chunks, with_baselines
+from raypro.representations import WINDOW, Composition, Encoded, KMers, OneHot, random_weights, residue_chunks, with_baselines
 from tests.small import TINY, random_sequences
 
 
@@ -31,6 +32,28 @@ def test_one_hot_and_composition_by_hand() -> None:
     (around,) = Composition().of_residues(["A" * half + "C" + "D" * 20])
     assert around[0, :3].tolist() == pytest.approx([half / (half + 1), 1 / (half + 1), 0.0])
     assert around[half, :3].tolist() == pytest.approx([half / WINDOW, 1 / WINDOW, half / WINDOW])
+
+
+def test_k_mers_by_hand() -> None:
+    """A is 0, C is 1 and D is 2 of 20: AC is the run 1, CD the run 22; X is in no run."""
+    shares = KMers().of_sequences(["ACDXACC", "acd", "A", "AXC"])
+    assert shares.shape == (4, 400)
+    assert {int(run): float(shares[0, run]) for run in np.flatnonzero(shares[0])} == {1: 0.5, 21: 0.25, 22: 0.25}
+    assert shares[1, [1, 22]].tolist() == [0.5, 0.5] and not shares[2:].any()
+    assert np.flatnonzero(KMers(3).of_sequences(["ACD"])[0]).tolist() == [22]
+    single = KMers(1).of_sequences(["CAAX", "X"])
+    assert single[0, :2].tolist() == pytest.approx([2 / 3, 1 / 3]) and not single[1].any()
+    with pytest.raises(InputError, match="k: 4 is not 1, 2 or 3"):
+        KMers(4)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_k_mers_around_a_residue_are_those_of_its_window(k: int) -> None:
+    sequences = ["MKXVLAYTWMKVLAYTWACDEFGHIKLM", "AC", "A", ""]
+    for sequence, around in zip(sequences, KMers(k).of_residues(sequences), strict=True):
+        half = WINDOW // 2
+        windows = [sequence[max(0, at - half) : at + half + 1] for at in range(len(sequence))]
+        np.testing.assert_allclose(around, KMers(k).of_sequences(windows), atol=1e-6)
 
 
 def test_random_weights_are_the_seeds_and_not_the_encoders() -> None:
