@@ -36,6 +36,7 @@ from raypro.prediction import predict_command
 from raypro.presets import SCRATCH, demo_corpus
 from raypro.pretraining import data_plan
 from raypro.probing import evaluate_command
+from raypro.report import report_command
 from raypro.summary import log_findings
 from raypro.sweep import sweep_folder
 from raypro.tasks.tape import TASKS
@@ -250,6 +251,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "runs list": list_command,
     "runs audit": audit_command,
     "runs sync": sync_command,
+    "report": report_command,
     "doctor": doctor,
     "ui": ui,
 }

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -15,7 +16,7 @@ from raypro.core.alphabet import STANDARD
 from raypro.core.objectives.adversarial import BINS, SHOWN, Adversarial
 from raypro.data.corpus import Corpus
 from raypro.evaluate import noiser_plots, plots, probe_plots
-from raypro.experiment import Experiment
+from raypro.experiment import Encoder, Experiment
 from raypro.outbox import FOLDER, Outbox, read_records
 from raypro.validation import Findings, load_model, unigram_floor, validate_model
 
@@ -147,12 +148,18 @@ def describe_run(experiment: Experiment, corpus: Corpus, step: int, rows: list[R
     """Return the Markdown that heads the run's page in MLflow."""
     encoder, kind = type(experiment.encoder).__name__.removesuffix("Shape"), type(experiment.objective).__name__
     table = "".join(f"| {what} | {learned:.3f} | {chance:.3f} |\n" for what, learned, chance in rows)
-    size = sum(weight.numel() for weight in experiment.encoder.build().parameters())
+    size = encoder_size(experiment.encoder)
     data = f"`{corpus.path.name}` ({corpus.rows('train'):,} sequences)"
     head = "| on held-out sequences | learned | by chance |\n|---|---|---|\n"
     what = f"{kind}, {encoder} of {size:,} parameters, on {data}, best at step {step:,}"
     text = f"{what}. Pictures are artifacts under `{PICTURES}`; checkpoints are in `{run}`."
     return f"{head}{table}\n{text}"
+
+
+def encoder_size(shape: Encoder) -> int:
+    """Return the number of weights of an encoder, without building them."""
+    with torch.device("meta"):
+        return sum(weight.numel() for weight in shape.build().parameters())
 
 
 def print_summary(run: Path, rows: list[Row], experiment: Experiment) -> None:

@@ -150,6 +150,7 @@ class Hooks:
         metrics = {grouped("speed" if name in SPEEDS else "train", name): value for name, value in means.items()}
         metrics |= {"train/learning_rate": state.learning_rate, "train/epoch": self.source.epoch()}
         metrics |= {"train/tokens": state.tokens, "train/residues": state.residues}
+        metrics["train/minutes"] = state.seconds / 60
         metrics["system/memory_gb"] = self.process.memory_info().rss / 1e9
         if state.device.type == "cuda":
             metrics["system/gpu_memory_gb"] = torch.cuda.max_memory_allocated(state.device) / 1e9

@@ -32,7 +32,7 @@ from raypro.pretraining import data_plan
 from raypro.provenance import versions
 from raypro.scoring import score_and_report
 from raypro.settings import Workers
-from raypro.summary import conclude
+from raypro.summary import conclude, encoder_size
 from raypro.tracking import Sender
 
 WORKERS_START = 15.0
@@ -261,7 +261,8 @@ def describe_experiment(outbox: Outbox, experiment: AnyExperiment) -> None:
     """Log what a run is asked to do, and by which versions."""
     plain = experiment.to_plain()
     outbox.text("experiment.json", json.dumps(plain, indent=1))
-    outbox.params(dict(flat(plain)) | {f"version.{name}": version for name, version in versions().items()})
+    size = {"parameters": encoder_size(experiment.encoder)}
+    outbox.params(dict(flat(plain)) | size | {f"version.{name}": version for name, version in versions().items()})
 
 
 def describe_corpus(outbox: Outbox, experiment: Experiment, corpus: Corpus) -> None:
@@ -277,9 +278,8 @@ def describe_corpus(outbox: Outbox, experiment: Experiment, corpus: Corpus) -> N
 def describe_labelled(outbox: Outbox, experiment: FineTuning, data: LabelledData) -> None:
     """Log what a fine-tuning run reads."""
     start = experiment.start or f"random {type(experiment.encoder).__name__.removesuffix('Shape')}"
-    outbox.tags(
-        {"task": type(experiment.task).__name__, "start": start, "data": data.path.name, "data_checksum": data.manifest.checksum[:12]}
-    )
+    tags = {"task": type(experiment.task).__name__, "start": start, "data": data.path.name, "data_task": data.task}
+    outbox.tags(tags | {"data_checksum": data.manifest.checksum[:12]})
     for file in data.manifest.files:
         profile = {"sequences": file.rows, "residues": file.residues}
         outbox.dataset(data.path.name, data.manifest.checksum[:32], str(data.path), profile, file.split)

@@ -107,6 +107,14 @@ class LabelledData:
         """The kind of the labels, one of :data:`KINDS`."""
         return self.manifest.labels
 
+    @property
+    def task(self) -> str:
+        """What they were imported as: a task's name; empty where only a kind of labels was given."""
+        try:
+            return str(json.loads(self.manifest.options).get("task") or "")
+        except (ValueError, AttributeError):  # written by hand
+            return ""
+
     def read(self, split: str) -> Examples:
         """Return a split in memory.
 

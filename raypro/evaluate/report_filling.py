@@ -1,0 +1,76 @@
+"""Which score, and which published figure, fills which cell of a table of the report."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from raypro.evaluate.published import CPCPROT, PUBLISHED, TAPE, Published
+from raypro.evaluate.report_scores import Score
+from raypro.evaluate.report_tables import Table
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method of a filled table."""
+
+    method: str
+    """Its name."""
+    about: str = ""
+    """Which run, or which data."""
+    baseline: bool = False
+    """Whether it is there only to be beaten."""
+    scores: Mapping[str, Score] = field(default_factory=dict)
+    """Ours, by the column's name."""
+    published: Mapping[str, Published] = field(default_factory=dict)
+    """The paper's, by the column's name."""
+
+
+SAME_METHOD: Mapping[tuple[str, str], str] = {
+    (TAPE, "One Hot"): "One-hot, frozen",
+    (TAPE, "Transformer"): "MLM, Transformer",
+    (TAPE, "ResNet"): "MLM, ResNet",
+    (TAPE, "LSTM"): "Next token, LSTM",
+    (TAPE, "UniRep"): "Next token, UniRep",
+    (CPCPROT, "CPCProt"): "CPCProt",
+}
+"""(Paper, published row) -> our method; whatever else is published has a row of its own."""
+
+
+def fill(table: Table, scores: Iterable[Score], figures: Sequence[Published] = PUBLISHED) -> list[Row]:
+    """Return the rows of a table: ours, those with most figures first, the baselines that they had, then what is published alone.
+
+    Of several configurations of one method in one cell validation chooses, and the others are counted (:attr:`Score.others`).
+    """
+    cells: dict[tuple[str, str, bool], dict[str, list[Score]]] = {}
+    for score in scores:
+        model = score.model
+        if score.stage != table.stage or (table.only and not model.baseline and model.method not in table.only):
+            continue
+        for column in table.columns:
+            if column.holds(score):
+                cells.setdefault((model.method, model.about, model.baseline), {}).setdefault(column.name, []).append(score)
+    measured = {name for (_, _, baseline), by_column in cells.items() if not baseline for name in by_column}
+    published = _published_rows(table, figures)
+    rows = []
+    for (method, about, baseline), by_column in sorted(cells.items(), key=lambda item: (item[0][2], -len(item[1]))):
+        chosen = {name: _chosen(found) for name, found in by_column.items() if name in measured}
+        same = next((row for row in published if SAME_METHOD.get((table.paper, row), row) == method), None)
+        if chosen:
+            rows.append(Row(method, about, baseline, chosen, published.get(same, {}) if same and not baseline else {}))
+    shown = {row.method for row in rows if row.published}
+    alone = [Row(row, published=found) for row, found in published.items() if SAME_METHOD.get((table.paper, row), row) not in shown]
+    return rows + alone
+
+
+def _chosen(found: Sequence[Score]) -> Score:
+    """Return the one of several configurations that is best on validation; of equal ones the last."""
+    best = max(reversed(found), key=lambda score: float("-inf") if score.chosen_by is None else score.chosen_by)
+    return replace(best, others=len(found) - 1)
+
+
+def _published_rows(table: Table, figures: Sequence[Published]) -> dict[str, dict[str, Published]]:
+    rows: dict[str, dict[str, Published]] = {}
+    for column in table.columns:
+        for figure in figures:
+            if column.published == (figure.table, figure.column) and figure.paper == table.paper:
+                rows.setdefault(figure.row, {})[column.name] = figure
+    return rows

@@ -1,0 +1,104 @@
+"""What the report is made of: a score of a model, with what it has to beat, and how the model was trained. Plain values."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Stage = Literal["pre-training", "fine-tuning", "probe"]
+Verdict = Literal["better", "unclear", "not better", ""]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The model that a score is of."""
+
+    method: str
+    """What a row of a table is called: objective and encoder."""
+    about: str = ""
+    """What tells it from others of the same method: the run, the data where they are not a task's own."""
+    run_ids: tuple[str, ...] = ()
+    """Its runs in MLflow, that which a link leads to first."""
+    link: str = ""
+    """Address of the run's page, or its path within the pages where their address is not known."""
+    parameters: int | None = None
+    """Weights of the encoder, without heads."""
+    tokens: float | None = None
+    """Residues and control tokens that it was trained on, before and during fine-tuning; the mean over seeds."""
+    minutes: float | None = None
+    """Time of that training, on the clock; the mean over seeds."""
+    corpus: str = ""
+    """Name of what the encoder was pre-trained on."""
+    checksum: str = ""
+    """Checksum of that corpus."""
+    baseline: bool = False
+    """Whether it is there only to be beaten."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """One figure that a model reaches."""
+
+    model: Trained
+    stage: Stage
+    """What was done with the encoder: nothing but pre-training, fine-tuning to a task, or a probe of its vectors."""
+    task: str
+    """What is measured: a task, families, contrastive, or a group of validation metrics."""
+    split: str
+    """On which split."""
+    metric: str
+    """Its name in the run."""
+    value: float
+    """The score; of several seeds their mean."""
+    low: float | None = None
+    """Lower end of its 95 % interval."""
+    high: float | None = None
+    """Upper end."""
+    deviation: float | None = None
+    """Standard deviation over seeds, of a sample."""
+    seeds: int = 1
+    """Runs that the mean is of."""
+    probe: str = ""
+    """Which probe, of several of a task."""
+    baselines: tuple[tuple[str, float], ...] = ()
+    """What it has to beat: (name, value)."""
+    data: str = ""
+    """Name of the labelled data."""
+    data_checksum: str = ""
+    """Their checksum."""
+    chosen_by: float | None = None
+    """The figure on validation that chooses between configurations, higher is better."""
+    others: int = 0
+    """Configurations that were left for this one, by validation."""
+    overlap: tuple[int, int] | None = None
+    """Sequences of the split that the corpus holds: identical, near duplicates of others. None: not known."""
+
+
+def best_baseline(score: Score, higher: bool) -> tuple[str, float] | None:
+    """Return the strongest of a score's baselines, (name, value); None where it has none."""
+    choose = max if higher else min
+    return choose(score.baselines, key=lambda pair: pair[1], default=None)
+
+
+def verdict(score: Score, higher: bool = True) -> Verdict:
+    """Return whether a score is better than the strongest of its baselines.
+
+    ``unclear``: it is, but the 95 % interval reaches the baseline. Of several seeds the interval is the mean, plus and minus twice the
+    standard error.
+    """
+    known = best_baseline(score, higher)
+    if known is None or score.model.baseline:
+        return ""
+    sign = 1 if higher else -1
+    ahead = sign * (score.value - known[1])
+    if ahead <= 0:
+        return "not better"
+    low, high = interval(score)
+    end = low if higher else high
+    return "unclear" if end is not None and sign * (end - known[1]) <= 0 else "better"
+
+
+def interval(score: Score) -> tuple[float | None, float | None]:
+    """Return the 95 % interval of a score: its own, or of a mean over seeds two standard errors either way; (None, None) if unknown."""
+    if score.low is None and score.deviation is not None and score.seeds > 1:
+        reach = 2 * score.deviation / score.seeds**0.5
+        return score.value - reach, score.value + reach
+    return score.low, score.high
