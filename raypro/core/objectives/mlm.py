@@ -27,6 +27,8 @@ class MLM:
     """Probability that a masked residue is shown as MASK."""
     random_share: float = 0.1
     """Probability that it is shown as a random standard residue; else it stays as it is."""
+    head_norm: bool = False
+    """LayerNorm between the token head's layers, as RoBERTa's and ESM's have; exported, such a model is an EsmForMaskedLM."""
 
     def __post_init__(self) -> None:
         require_rates(self.mask_rate, self.mask_share, self.random_share)
@@ -38,7 +40,7 @@ class MLM:
 
     def build(self, encoder: nn.Module) -> "MaskedLanguageModel":
         """Return the encoder with a token head."""
-        return MaskedLanguageModel(encoder)
+        return MaskedLanguageModel(encoder, self.head_norm)
 
     def prepare(self, batch: Batch) -> "MaskedTokens":
         """Mask the batch."""
@@ -67,10 +69,11 @@ class MaskedTokens:
 
 
 class TokenHead(nn.Sequential):
-    """Two layers from a residue's vector [..., D] to logits over the 20 standard residues [..., 20]."""
+    """Two layers from a residue's vector [..., D] to logits over the 20 standard residues [..., 20]; LayerNorm between them or not."""
 
-    def __init__(self, width: int) -> None:
-        super().__init__(nn.Linear(width, width), nn.GELU(), nn.Linear(width, len(STANDARD)))
+    def __init__(self, width: int, norm: bool = False) -> None:
+        between = [nn.GELU(), *([nn.LayerNorm(width)] if norm else [])]
+        super().__init__(nn.Linear(width, width), *between, nn.Linear(width, len(STANDARD)))
 
 
 class MaskedLanguageModel(nn.Module):
@@ -78,10 +81,10 @@ class MaskedLanguageModel(nn.Module):
 
     has_token_head, has_pair_head = True, False
 
-    def __init__(self, encoder: nn.Module) -> None:
+    def __init__(self, encoder: nn.Module, head_norm: bool = False) -> None:
         super().__init__()
         self.encoder = encoder
-        self.token_head = TokenHead(int(encoder.width))  # type: ignore[arg-type]
+        self.token_head = TokenHead(int(encoder.width), head_norm)  # type: ignore[arg-type]
 
     def hidden(self, tokens: Tensor) -> Tensor:
         """Return vectors [B, T, D] for tokens [B, T]."""

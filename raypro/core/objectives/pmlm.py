@@ -37,6 +37,8 @@ class PMLM:
     """The paper's pair-only mode: no token head; the diagonal pairs (i, i) are predicted too."""
     max_pairs: int | None = None
     """At most so many ordered pairs a sequence, drawn without bias; None: all of them."""
+    head_norm: bool = False
+    """LayerNorm between the token head's layers, as RoBERTa's and ESM's have; exported, such a model is an EsmForMaskedLM."""
 
     def __post_init__(self) -> None:
         require_rates(self.mask_rate, self.mask_share, self.random_share)
@@ -44,6 +46,8 @@ class PMLM:
             raise InputError(f"objective.pair_weight: {self.pair_weight} must be above 0; for no pair loss run jobs/pretrain_mlm.py")
         if self.max_pairs is not None and self.max_pairs < 2:
             raise InputError(f"objective.max_pairs: {self.max_pairs} must be 2 or more, or None for all")
+        if self.head_norm and self.pair_only:
+            raise InputError("objective.head_norm: pair_only has no token head to put it into; give one of the two")
 
     @property
     def quantities(self) -> tuple[Quantity, ...]:
@@ -53,7 +57,7 @@ class PMLM:
 
     def build(self, encoder: nn.Module) -> "PairwiseMaskedLanguageModel":
         """Return the encoder with a pair head and, unless ``pair_only``, a token head."""
-        return PairwiseMaskedLanguageModel(encoder, has_token_head=not self.pair_only)
+        return PairwiseMaskedLanguageModel(encoder, has_token_head=not self.pair_only, head_norm=self.head_norm)
 
     def prepare(self, batch: Batch) -> "MaskedPairs":
         """Mask the batch."""
@@ -95,8 +99,8 @@ class PairwiseMaskedLanguageModel(MaskedLanguageModel):
 
     has_pair_head = True
 
-    def __init__(self, encoder: nn.Module, has_token_head: bool = True) -> None:
-        super().__init__(encoder)
+    def __init__(self, encoder: nn.Module, has_token_head: bool = True, head_norm: bool = False) -> None:
+        super().__init__(encoder, head_norm)
         width = int(encoder.width)  # type: ignore[arg-type]
         self.pair_head = PairHead(width, width)
         self.has_token_head = has_token_head
