@@ -32,6 +32,7 @@ from raypro.evaluate.alignment import read_alignment, read_contacts
 from raypro.experiment import AnyExperiment, Experiment, FineTuning
 from raypro.finetuning import labelled_steps
 from raypro.home import RUN_FILE, home, run_folder
+from raypro.hugging_face_export import export_encoder_command
 from raypro.prediction import predict_command
 from raypro.presets import SCRATCH, demo_corpus
 from raypro.pretraining import data_plan
@@ -245,6 +246,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "embed": embed_command,
     "evaluate": evaluate_command,
     "encoder import": import_encoder_command,
+    "encoder export": export_encoder_command,
     "validate": validate_command,
     "contacts": contacts_command,
     "dca": dca_command,
