@@ -15,10 +15,12 @@ from raypro.config import InputError, from_plain, nearest
 from raypro.core import checkpoint
 from raypro.core.encoders.cpcprot import CPCProtShape
 from raypro.core.encoders.cpcprot_vectors import pooled_patches, residue_contexts
+from raypro.core.encoders.hugging_face import HuggingFaceShape
 from raypro.core.encoders.transformer import TransformerShape
 from raypro.core.heads import Pooling
 from raypro.data.plan import CONTROL_TOKENS, cut_by_budget, pack, tokenise
 from raypro.data.records import RECORDS, Limits, clean
+from raypro.encoder_import import resolve_encoder
 from raypro.experiment import Encoder
 
 TOKEN_BUDGET = 16_384
@@ -47,7 +49,8 @@ class LoadedEncoder:
         """The ways to one vector a sequence; the first is the default."""
         if isinstance(self.shape, CPCProtShape):
             return ("z_mean", "c_mean", "c_final")
-        return ("mean", "first_token", "max") if isinstance(self.shape, TransformerShape) else ("mean", "max")
+        first = isinstance(self.shape, TransformerShape) or (isinstance(self.shape, HuggingFaceShape) and self.shape.starts)
+        return ("mean", "first_token", "max") if first else ("mean", "max")
 
     @property
     def limits(self) -> Limits:
@@ -55,7 +58,7 @@ class LoadedEncoder:
         if isinstance(self.shape, CPCProtShape):
             length = self.shape.patch_length
             return Limits(min_length=length, too_short=f"shorter than one patch of {length} residues: the encoder has no vector for it")
-        return Limits()
+        return most_residues(self.shape)
 
     def pooling_or_default(self, pooling: str | None) -> str:
         """Return ``pooling``, the default one for None.
@@ -156,17 +159,23 @@ class LoadedEncoder:
         return tokens, np.diff(starts, append=len(tokens))
 
 
+def most_residues(shape: Encoder) -> Limits:
+    """Return how long the sequences are that an encoder of this shape takes at most."""
+    longest: int | None = getattr(shape, "longest", None)
+    return Limits(max_length=longest, too_long=f"longer than {longest} residues: the encoder has no positions for it")
+
+
 def load_encoder(path: str | Path, device: str | torch.device = "cpu") -> LoadedEncoder:
     """Load the encoder of a checkpoint of any kind: pre-trained, fine-tuned or imported.
 
     Args:
-        path: the checkpoint's folder.
+        path: the checkpoint's folder; or hf: and a folder or a name of Hugging Face (see :func:`raypro.encoder_import.resolve_encoder`).
         device: where it is to run.
 
     Raises:
         InputError: there is no checkpoint, or none of an encoder that raypro knows.
     """
-    found = checkpoint.load(path)
+    found = checkpoint.load(resolve_encoder(path))
     if "encoder" not in found.experiment:
         raise InputError(f"{path}: the checkpoint says nothing of an encoder; give one of a pre-training or fine-tuning run")
     shape: Encoder = from_plain(Encoder, found.experiment["encoder"], f"{path}: encoder")

@@ -1,42 +1,124 @@
 """``raypro encoder import``: weights that others published become a checkpoint, from which everything else goes on."""
 
+import hashlib
+import os
+import shutil
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+from torch import Tensor, nn
 
 from raypro.config import InputError
 from raypro.core import checkpoint
+from raypro.core.encoders.hugging_face import HuggingFaceShape
+from raypro.core.encoders.transformer import TransformerShape
 from raypro.core.imports import read_cpcprot
+from raypro.core.imports_tape import TapeShape, read_tape
 from raypro.core.objectives.cpc import CPC
+from raypro.core.objectives.mlm import MLM
+from raypro.core.objectives.next_token import NextToken
 from raypro.experiment import Experiment
+from raypro.home import home
+from raypro.hugging_face import PREFIX, folder_of, read_hugging_face
+from raypro.hugging_face_export import ABOUT, native
+from raypro.settings import Batches
+
+Source = Literal["cpcprot", "hf", "tape"]
+_READ_AS = 1
+"""How models of Hugging Face are read: another number, and they are read anew."""
 
 
-def import_encoder(file: Path, out: Path) -> Path:
-    """Write the weights of a CPCProt of its authors as a checkpoint; return its folder.
+def import_encoder(file: str | Path, out: Path, source: Source = "cpcprot") -> Path:
+    """Write weights that others published as a checkpoint; return its folder.
+
+    Args:
+        file: of CPCProt and TAPE their authors' file; of Hugging Face a folder, one that raypro exported too, or a name on the hub.
+        out: the folder to make.
+        source: whose weights they are.
 
     Raises:
         InputError: the file holds something else, or ``out`` is taken.
     """
     if out.exists():
         raise InputError(f"--out {out}: exists; choose another place, or remove it")
+    if source == "hf":
+        folder = folder_of(file)
+        return native(folder, out) if (folder / ABOUT).is_file() else import_hugging_face(folder, out, Path(file).name)
+    if source == "tape":
+        return _without_head(*read_tape(file), "tape", out, Path(file).name)
     shape, weights = read_cpcprot(file)
     objective = CPC(patch_length=shape.patch_length)
     model = objective.build(shape.build())
     model.encoder.load_state_dict(weights)
-    plain = Experiment(name="cpcprot", corpus=f"imported from {file.name}", objective=objective, encoder=shape).to_plain()
+    plain = Experiment(name="cpcprot", corpus=f"imported from {Path(file).name}", objective=objective, encoder=shape).to_plain()
     checkpoint.save(out.absolute(), model, plain, step=0, metrics={})
     return out
 
 
+def import_hugging_face(folder: Path, out: Path, name: str) -> Path:
+    """Write an encoder of Hugging Face as a checkpoint without a head; return its folder.
+
+    Raises:
+        InputError: see :func:`raypro.hugging_face.read_hugging_face`.
+    """
+    return _without_head(*read_hugging_face(folder), "hugging-face", out, name)
+
+
+def _without_head(shape: HuggingFaceShape | TapeShape, weights: dict[str, Tensor], source: str, out: Path, name: str) -> Path:
+    """Write an encoder as a checkpoint without a head: a head of random weights would pass for one that was trained."""
+    encoder = shape.build()
+    encoder.load_state_dict(weights)
+    batches, longest = Batches(), getattr(shape, "longest", None)
+    if longest is not None:
+        batches = Batches(max_length=min(batches.max_length, longest))
+    objective = MLM() if isinstance(shape, HuggingFaceShape | TransformerShape) else NextToken()
+    about = Experiment(name=source, corpus=f"imported from {name}", objective=objective, encoder=shape, batches=batches)
+    checkpoint.save(out.absolute(), nn.ModuleDict({"encoder": encoder}), about.to_plain(), step=0, metrics={})
+    return out
+
+
+def resolve_encoder(encoder: str | Path) -> Path:
+    """Return the checkpoint's folder that is meant: of ``hf:FOLDER_OR_NAME`` that made of the model, the first time it is asked for.
+
+    It is kept in raypro's home; a model whose files changed is read anew.
+
+    Raises:
+        InputError: the model cannot be read; see :func:`raypro.hugging_face.read_hugging_face`.
+    """
+    if not str(encoder).startswith(PREFIX):
+        return Path(encoder).expanduser()
+    meant = str(encoder).removeprefix(PREFIX)
+    folder = folder_of(meant)
+    name = Path(meant).name or folder.resolve().name
+    path = home() / "encoders" / f"{name}-{_digest_of(folder)}"
+    if not path.is_dir():
+        print(f"reading {meant} into raypro's home: {path}", flush=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        shutil.rmtree(temporary, ignore_errors=True)
+        import_encoder(folder, temporary, "hf")
+        try:
+            os.rename(temporary, path)
+        except OSError:  # another process was quicker
+            shutil.rmtree(temporary)
+    return path
+
+
+def _digest_of(folder: Path) -> str:
+    """Return what a folder's files are known by, as a short digest: their names, sizes and times, for weights are many gigabytes."""
+    files = sorted((f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in folder.iterdir() if f.is_file())
+    return hashlib.sha256(f"{_READ_AS} {folder.resolve()} {files}".encode()).hexdigest()[:12]
+
+
 def import_encoder_command(
-    file: tyro.conf.Positional[Path], /, out: Path, source: Annotated[Literal["cpcprot"], tyro.conf.arg(name="from")] = "cpcprot"
+    file: tyro.conf.Positional[str], /, out: Path, source: Annotated[Source, tyro.conf.arg(name="from")] = "cpcprot"
 ) -> None:
     """Turn published weights into a checkpoint, running no code from the file.
 
     Args:
-        file: the weights: of CPCProt the authors' best.ckpt.
+        file: the weights: of CPCProt the authors' best.ckpt; of TAPE the pytorch_model.bin of its Transformer, LSTM or UniRep; of
+            Hugging Face a folder, or a name on its hub.
         out: folder of the checkpoint to make.
         source: whose weights they are.
     """
-    print(f"{import_encoder(file, out)}: {source} encoder; use it wherever --encoder wants a checkpoint")
+    print(f"{import_encoder(file, out, source)}: {source} encoder; use it wherever --encoder wants a checkpoint")

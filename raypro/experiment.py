@@ -6,6 +6,7 @@ from typing import Any, Literal
 from raypro.config import InputError, from_plain, to_plain
 from raypro.core.encoders.convolution import ConvolutionShape
 from raypro.core.encoders.cpcprot import CPCProtShape
+from raypro.core.encoders.hugging_face import HuggingFaceShape, require_length
 from raypro.core.encoders.lstm import LSTMShape
 from raypro.core.encoders.mlstm import MultiplicativeLSTMShape
 from raypro.core.encoders.onehot import OneHotShape
@@ -26,7 +27,9 @@ from raypro.tasks.residues import ResidueClassification
 
 Objective = MLM | PMLM | CPC | Adversarial | NextToken
 """The objectives that there are. A new one is a file in ``raypro/core/objectives`` and a name in this line."""
-Encoder = TransformerShape | ConvolutionShape | ResNetShape | LSTMShape | MultiplicativeLSTMShape | CPCProtShape | OneHotShape
+Encoder = (
+    TransformerShape | ConvolutionShape | ResNetShape | LSTMShape | MultiplicativeLSTMShape | CPCProtShape | OneHotShape | HuggingFaceShape
+)
 """The encoders that there are: a file in ``raypro/core/encoders`` each, and a name in this line."""
 Task = Regression | Classification | ResidueClassification | Contacts
 """The kinds of tasks that there are: a file in ``raypro/tasks`` each, and a name in this line."""
@@ -71,6 +74,7 @@ class Experiment:
         require_name(self.name)
         if isinstance(self.encoder, OneHotShape):
             raise InputError("encoder: one-hot has no weights to pre-train; take another")
+        require_length(self.encoder, self.batches.max_length, "batches.max_length")
 
     @property
     def selected_by(self) -> tuple[str, Literal["min", "max"]]:

@@ -15,6 +15,7 @@ from raypro.config import InputError, to_plain
 from raypro.core import checkpoint
 from raypro.core.batch import LabelledBatch
 from raypro.core.distributed import rank, sum_over_workers, world_size
+from raypro.core.encoders.hugging_face import require_length
 from raypro.core.loop import TrainState
 from raypro.core.random import seed_of
 from raypro.data.labelled import LabelledData
@@ -161,11 +162,14 @@ def resolved(experiment: FineTuning, data: LabelledData) -> FineTuning:
     """Return the experiment with what only the data know filled in (see ``Task.fitted_to``).
 
     Raises:
-        InputError: the data do not fit the task, or lack a split.
+        InputError: the data do not fit the task or the encoder, or lack a split.
     """
     for split in ("train", "valid"):
         if split not in data.splits:
             raise InputError(f"{data.path}: no {split} split; import the data with one")
+    if getattr(experiment.encoder, "longest", None):
+        for split in data.splits:  # the tests too: they are scored when all is done
+            require_length(experiment.encoder, int(data.read(split).lengths.max(initial=0)), f"{data.path}: {split}")
     return replace(experiment, task=experiment.task.fitted_to(data))
 
 

@@ -25,6 +25,8 @@ from raypro.data.plan import CONTROL_TOKENS, cut_by_budget, pack, tokenise
 from raypro.data.readers import pieces_of, read_piece
 from raypro.data.records import REJECTS, Limits, binary_buffers, clean
 from raypro.data.table_writer import TableWriter, require_place
+from raypro.encoder import most_residues
+from raypro.encoder_import import resolve_encoder
 from raypro.experiment import experiment_of
 from raypro.finetuning import FineTuned, forward
 from raypro.home import RUN_FILE, home, run_folder
@@ -88,7 +90,7 @@ def predict_command(
     device = best_device()
     loaded = FineTuned.load(find_checkpoint(model), device)
     console, rejects = Console(), out.with_name(f"{out.name}.rejects.tsv")
-    limits = Limits(max_length=max_length)
+    limits = most_residues(loaded.experiment.encoder).at_most(max_length)
     survey = read_through(sequences, sequence_column, limits, rejects)
     begin = time.perf_counter()
     predict_file(loaded, device, sequences, sequence_column, limits, survey, out, token_budget)
@@ -105,7 +107,8 @@ def predict_command(
 
 
 def find_checkpoint(model: str) -> Path:
-    """Return the checkpoint's folder that ``model`` means: itself, the best of a run (by name or folder), or one fetched from MLflow.
+    """Return the checkpoint's folder that ``model`` means: itself, the best of a run (by name or folder), one fetched from MLflow or made
+    of a model of Hugging Face.
 
     Raises:
         InputError: it means none, or the run has none yet.
@@ -113,7 +116,7 @@ def find_checkpoint(model: str) -> Path:
     if model.startswith(REGISTERED):
         fetched: Path = tracking.fetch_model(model)
         return fetched
-    folder = Path(model).expanduser()
+    folder = resolve_encoder(model)
     if folder.is_dir() and not (folder / RUN_FILE).is_file():
         return folder
     run = folder if folder.is_dir() else run_folder(model)

@@ -10,8 +10,10 @@ from raypro.core.encoders.convolution import ConvolutionShape
 from raypro.core.encoders.onehot import OneHotShape
 from raypro.core.encoders.transformer import TransformerShape
 from raypro.core.optimizer import Adam
+from raypro.encoder_import import resolve_encoder
 from raypro.experiment import Encoder, FineTuning
 from raypro.home import home
+from raypro.hugging_face import PREFIX
 from raypro.settings import SequenceBatches
 from raypro.tasks.classification import Classification
 from raypro.tasks.contacts import Contacts
@@ -42,7 +44,7 @@ def fine_tuning(task: str, encoder: str, data: str) -> FineTuning:
 
     Args:
         task: one of :data:`raypro.tasks.tape.TASKS`.
-        encoder: a checkpoint of a pre-training (or fine-tuning) run, or one of :data:`SCRATCH`.
+        encoder: a checkpoint of a pre-training (or fine-tuning) run, hf: and a model of Hugging Face, or one of :data:`SCRATCH`.
         data: folder of the labelled data.
 
     Raises:
@@ -50,20 +52,27 @@ def fine_tuning(task: str, encoder: str, data: str) -> FineTuning:
     """
     if task not in TASKS:
         raise InputError(f"--task {task}: no such task{nearest(task, list(TASKS))}")
-    name = fresh_name(f"{task.replace('_', '-')}-{encoder if encoder in SCRATCH else Path(encoder).absolute().parent.name}")
+    name = fresh_name(f"{task.replace('_', '-')}-{encoder if encoder in SCRATCH else _called(encoder)}")
     if encoder in SCRATCH:
         learned = TASKS[task]()
         if encoder == "convolution" and isinstance(learned, Regression | Classification):
             learned = replace(learned, pooling="max", dropout=0.1)
         batches = SequenceBatches(size=64 if encoder == "convolution" else 32)
         return FineTuning(name, data, learned, SCRATCH[encoder], frozen=encoder == "onehot", optimizer=FROM_SCRATCH, batches=batches)
-    if not Path(encoder).is_dir():
+    path = resolve_encoder(encoder)
+    if not path.is_dir():
         raise InputError(f"--encoder {encoder}: neither a checkpoint's folder nor one of {', '.join(SCRATCH)}")
-    shape, has_pair_head = start_of(encoder)
-    experiment = FineTuning(name, data, TASKS[task](), shape, start=str(Path(encoder).absolute()))
+    shape, has_pair_head = start_of(path)
+    experiment = FineTuning(name, data, TASKS[task](), shape, start=str(path.absolute()))
     if has_pair_head and isinstance(experiment.task, Contacts):
         return replace(experiment, task=replace(experiment.task, pair_layer=True))
     return experiment
+
+
+def _called(encoder: str) -> str:
+    """Return what a run is called after: the run of a checkpoint, or the model of Hugging Face."""
+    path = Path(encoder.removeprefix(PREFIX)).absolute()
+    return path.name if encoder.startswith(PREFIX) else path.parent.name
 
 
 def start_of(path: str | Path) -> tuple[Encoder, bool]:
@@ -72,6 +81,6 @@ def start_of(path: str | Path) -> tuple[Encoder, bool]:
     Raises:
         InputError: there is no checkpoint.
     """
-    found = checkpoint.load(path)
+    found = checkpoint.load(resolve_encoder(path))
     encoder: Encoder = from_plain(Encoder, found.experiment["encoder"])
     return encoder, "pair_head.first.weight" in found.weights

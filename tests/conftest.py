@@ -21,6 +21,7 @@ SURROUNDING = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray's coming default; silences its warning
     "RAY_AUTH_MODE": "token",
+    "HF_HUB_OFFLINE": "1",  # nothing is downloaded
 }
 NOT_INHERITED = ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID")
 

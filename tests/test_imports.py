@@ -15,7 +15,7 @@ for module in pkgutil.walk_packages(raypro.core.__path__, "raypro.core."):
         if error.name != "triton":  # it comes with torch's builds for GPUs, and only kernels need it
             raise
 """
-NOT_IN_CORE = {"ray", "mlflow", "pyarrow", "pandas"}
+NOT_IN_CORE = {"ray", "mlflow", "pyarrow", "pandas", "transformers"}
 
 
 def loaded_by(statements: str, suspects: set[str]) -> set[str]:

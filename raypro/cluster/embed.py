@@ -122,7 +122,8 @@ def embed_command(
 
     Args:
         sequences: FASTA, CSV or TSV (plain or gzip), Parquet, TAPE's JSON or LMDB.
-        encoder: a checkpoint (a folder step_...), the name of a run, whose best checkpoint is taken, or models:/NAME/VERSION.
+        encoder: a checkpoint (a folder step_...), the name of a run, whose best checkpoint is taken, models:/NAME/VERSION,
+            or hf:FOLDER_OR_NAME of Hugging Face.
         out: the file to make: .parquet, .npz or .h5.
         pooling: how a sequence's vectors become one: mean, first_token, max; of CPCProt z_mean, c_mean, c_final.
         per_residue: one vector a residue instead.
@@ -143,7 +144,7 @@ def embed_command(
         raise InputError(f"{out}: that is the file of sequences; give another name")
     checkpoint = find_checkpoint(encoder).absolute()
     loaded = load_encoder(checkpoint)
-    limits, rejects = replace(loaded.limits, max_length=max_length), out.with_name(f"{out.name}.rejects.tsv")
+    limits, rejects = loaded.limits.at_most(max_length), out.with_name(f"{out.name}.rejects.tsv")
     survey = read_through(sequences, sequence_column, limits, rejects)
     job = EmbeddingJob(
         sequences=sequences,

@@ -3,7 +3,7 @@
 Everything works on whole tables (numpy on the Arrow buffers): there is no Python step per record.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -53,6 +53,14 @@ class Limits:
     max_length: int | None = None
     too_short: str = CAUSES[SHORT]
     """The cause that is given for one that is shorter."""
+    too_long: str = CAUSES[LONG]
+    """The cause that is given for one that is longer."""
+
+    def at_most(self, max_length: int | None) -> "Limits":
+        """Return the same limits with that maximum, unless theirs is lower already; None: as they are."""
+        if max_length is None or (self.max_length is not None and self.max_length <= max_length):
+            return self
+        return replace(self, max_length=max_length, too_long=CAUSES[LONG])
 
 
 def clean(records: pa.Table, limits: Limits) -> tuple[pa.Table, pa.Table]:
@@ -81,7 +89,7 @@ def clean(records: pa.Table, limits: Limits) -> tuple[pa.Table, pa.Table]:
     if not causes.any():
         return records, REJECTS.empty_table()
     rejected = records.filter(pa.array(causes > 0))
-    names = pa.array([*CAUSES[:SHORT], limits.too_short, *CAUSES[SHORT + 1 :]]).take(pa.array(causes[causes > 0]))
+    names = pa.array([*CAUSES[:SHORT], limits.too_short, limits.too_long]).take(pa.array(causes[causes > 0]))
     return records.filter(pa.array(causes == 0)).combine_chunks(), pa.table([rejected["line"], rejected["id"], names], schema=REJECTS)
 
 
