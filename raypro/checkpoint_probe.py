@@ -88,7 +88,8 @@ def evaluate_quickly(encoder: LoadedEncoder, probing: Probing, path: str | Path)
     if probing.task == CONTRASTIVE:
         objective = objective_of(path, encoder.shape)
         return evaluate_contrastive(encoder, objective, probing.data, baselines=False, most=probing.examples, names=("valid",))
-    return evaluate_labelled(encoder, probing.task, LabelledData.open(probing.data), baselines=False, most=probing.examples)
+    most, data = probing.examples, LabelledData.open(probing.data)
+    return evaluate_labelled(encoder, probing.task, data, baselines=False, fitted=most, predicted=most, tests=False)
 
 
 def probe_and_record(path: Path, probing: Probing, probe: Callable[[str | Path, Probing], Metrics] = probe_checkpoint) -> Metrics:

@@ -1,7 +1,7 @@
 """An encoder judged by probes: on labelled data, or by the nearest neighbours among families; always beside its baselines."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,12 @@ class Evaluation:
     families: tuple[str, ...] = ()
     """Names of the families, in the order of the labels."""
 
+    def beside_baselines_of(self, other: "Evaluation") -> "Evaluation":
+        """Return this evaluation with the baselines of another one: of an encoder of the same shape, on the same data."""
+        mine, first = self.representations[:1], other.representations[0].name
+        baselines = [finding for finding in other.findings if finding.representation != first]
+        return replace(self, findings=self.own + baselines, representations=mine + other.representations[1:])
+
     @property
     def about(self) -> dict[str, str]:
         """How each representation is made."""
@@ -114,7 +120,9 @@ def evaluate_labelled(
     pooling: str | None = None,
     baselines: bool = True,
     seed: int = 0,
-    most: int | None = None,
+    fitted: int | None = None,
+    predicted: int | None = None,
+    tests: bool = True,
 ) -> Evaluation:
     """Probe an encoder on labelled data.
 
@@ -125,16 +133,20 @@ def evaluate_labelled(
         pooling: how the encoder makes one vector of a sequence; None: its default.
         baselines: probe random weights, one-hot and composition too.
         seed: of random weights and of what is drawn.
-        most: a quick look while a model is still being trained: at most so many proteins of ``train`` and of ``valid``, drawn at
-            random; the test splits are not looked at.
+        fitted: most proteins of ``train``, drawn at random; None: all.
+        predicted: most proteins of each other split, drawn at random; None: all.
+        tests: look at the test splits, and not only at ``valid``, as while a model is still being trained.
 
     Raises:
         InputError: the data hold other labels, lack a split, or leave nothing to probe.
     """
     task = require_labels(probe, data).fitted_to(data)
-    splits, notes = _read(data, data.splits if most is None else ("train", "valid"), encoder.limits.min_length)
-    if most is not None:
-        splits = {name: split.some(most, seed) for name, split in splits.items()}
+    splits, notes = _read(data, data.splits if tests else ("train", "valid"), encoder.limits.min_length)
+    for name, split in splits.items():
+        most = fitted if name == "train" else predicted
+        if most is not None and most < len(split.ids):
+            notes.append(f"{name}: {most:,} of {len(split.ids):,} sequences, drawn at random")
+            splits[name] = split.some(most, seed)
     train, residues = splits.pop("train"), isinstance(task, ResidueClassification)
     if residues:
         train, splits["valid"] = train.some(TRAIN_PROTEINS, seed), splits["valid"].some(VALID_PROTEINS, seed)

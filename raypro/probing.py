@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,15 @@ from raypro.core import checkpoint
 from raypro.core.distributed import best_device
 from raypro.data.labelled import LabelledData
 from raypro.encoder import load_encoder
-from raypro.encoder_import import resolve_encoder
 from raypro.evaluate import probe_plots
 from raypro.evaluate.plots import save
 from raypro.home import RUN_FILE
 from raypro.outbox import Outbox
 from raypro.probe_tasks import CONTRASTIVE, FAMILIES, Evaluation, Finding, evaluate_families, evaluate_labelled, require_probe
 from raypro.tracking import send_pending
+
+FIGURES, PICTURES, PREDICTIONS = "probes.json", "pictures", "predictions.parquet"
+"""What is in an evaluation's folder."""
 
 
 def evaluate_command(
@@ -44,7 +47,7 @@ def evaluate_command(
     the patches ahead told apart from those of the other sequences of a batch of 512?
 
     Args:
-        encoder: a checkpoint (a folder step_... of a run, or an imported encoder), or hf:FOLDER_OR_NAME of Hugging Face.
+        encoder: a checkpoint (a folder step_... of a run, or an imported encoder).
         probe: a task (stability, fluorescence, remote_homology, secondary_structure), a kind of labels of your own (regression,
             classification, residue_classification), families, or contrastive.
         data: a folder that raypro task import made; for families a corpus, or a table with a column of families; for contrastive a
@@ -57,7 +60,6 @@ def evaluate_command(
         seed: of what is drawn: families, residues, random weights.
     """
     require_probe(probe)
-    encoder = resolve_encoder(encoder)
     loaded = load_encoder(encoder, best_device())
     if probe == CONTRASTIVE:
         found = evaluate_contrastive(loaded, objective_of(encoder, loaded.shape), data, True, seed)
@@ -66,22 +68,38 @@ def evaluate_command(
     else:
         found = evaluate_labelled(loaded, probe, LabelledData.open(data), pooling, True, seed)
     folder = out.expanduser() if out else encoder.absolute().parent / "probes" / encoder.name / probe
-    pictures = folder / "pictures"
+    drawn = keep(found, folder, {"encoder": str(encoder.absolute()), "data": str(data.absolute()), "seed": seed}, seed)
+    console = Console()
+    print_table(found, f"{encoder.absolute().parent.name}/{encoder.name}", console)
+    for word, name in (("figures", FIGURES), ("pictures", PICTURES), ("predictions", PREDICTIONS)):
+        if name != PREDICTIONS or probe != CONTRASTIVE:
+            console.print(f"{word:12} {folder / name}", soft_wrap=True, highlight=False)
+    log(found, encoder.absolute(), folder, drawn, console)
+
+
+def keep(found: Evaluation, folder: Path, about: Mapping[str, Any], seed: int, maps: bool = True) -> list[Path]:
+    """Write an evaluation's pictures, its predictions and, last, its figures; return the pictures.
+
+    Args:
+        found: what was found.
+        folder: where to; made if it is not there.
+        about: what the figures begin with: of which encoder they are, on which data.
+        seed: of the maps.
+        maps: draw proteins by t-SNE too, which takes longer than all else.
+
+    Raises:
+        InputError: the folder cannot be made.
+    """
+    pictures = folder / PICTURES
     try:
         pictures.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{folder}: cannot be made ({error.strerror}); give another folder by --out") from None
-    written = {"figures": folder / "probes.json", "pictures": pictures}
-    if probe != CONTRASTIVE:
-        written["predictions"] = write_predictions(found, folder / "predictions.parquet")
-    about = {"encoder": str(encoder.absolute()), "data": str(data.absolute()), "seed": seed}
-    (folder / "probes.json").write_text(json.dumps({**about, **plain(found)}, indent=1) + "\n")
-    drawn = draw(found, pictures, seed)
-    console = Console()
-    print_table(found, f"{encoder.absolute().parent.name}/{encoder.name}", console)
-    for word, place in written.items():
-        console.print(f"{word:12} {place}", soft_wrap=True, highlight=False)
-    log(found, encoder.absolute(), folder, drawn, console)
+    drawn = draw(found, pictures, seed, maps)
+    if found.probe != CONTRASTIVE:
+        write_predictions(found, folder / PREDICTIONS)
+    (folder / FIGURES).write_text(json.dumps({**about, **plain(found)}, indent=1) + "\n")
+    return drawn
 
 
 def plain(found: Evaluation) -> dict[str, Any]:
@@ -116,7 +134,7 @@ def write_predictions(found: Evaluation, path: Path) -> Path:
     return path
 
 
-def draw(found: Evaluation, folder: Path, seed: int) -> list[Path]:
+def draw(found: Evaluation, folder: Path, seed: int, maps: bool = True) -> list[Path]:
     """Draw all probes beside one another, the encoder's best (on validation) on each test split, and proteins of the first one by t-SNE."""
     tests = _tests(found)
     panels = [(split, [_row(finding, split, found.primary) for finding in found.findings]) for split in tests]
@@ -125,7 +143,7 @@ def draw(found: Evaluation, folder: Path, seed: int) -> list[Path]:
         best = max(found.own, key=lambda finding: finding.tried[finding.setting])
         for split in tests:
             paths += found.task.pictures(best.predictions[split], found.splits[split], folder, split)
-    if found.families or (found.task is not None and found.task.labels == "regression"):
+    if maps and (found.families or (found.task is not None and found.task.labels == "regression")):
         paths.append(draw_map(found, tests[0], folder / f"tsne_{tests[0]}.png", seed))
     return paths
 
@@ -194,7 +212,7 @@ def log(found: Evaluation, path: Path, folder: Path, pictures: list[Path], conso
     names, rows = table_of(found)
     lines = [f"| {' | '.join(row)} |" for row in (names, ["---"] * len(names), *rows)]
     outbox.text(f"{place}/table.md", "\n".join([*lines, "", *(f"- {line}" for line in said(found))]) + "\n")
-    for artifact in (folder / "probes.json", *pictures):
+    for artifact in (folder / FIGURES, *pictures):
         outbox.artifact(artifact, place)
     outbox.close()
     try:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from raypro.cluster import compare as module
+from raypro.cluster import comparing as module
 from raypro.cluster.compare import ADVERSARIAL, LONGER, RANDOM, SCRATCH, Comparison, compare
 from raypro.config import InputError
 from raypro.core.noiser import GRUNoiserShape

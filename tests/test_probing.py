@@ -24,7 +24,7 @@ from raypro.evaluate.baselines import TYPES
 from raypro.outbox import read_records
 from raypro.probe_tasks import PROBES, evaluate_families, evaluate_labelled
 from raypro.probing import evaluate_command, said
-from raypro.representations import WINDOW
+from raypro.representations import WINDOW, random_weights
 from tests.fine_tuned import save_model
 from tests.small import hydrophobic_share, random_sequences, write_labelled
 from tests.test_representations import encoder_of
@@ -277,3 +277,23 @@ def test_weights_that_are_no_numbers_are_one_line(tmp_path: Path) -> None:
     next(encoder.module.parameters()).data.fill_(float("nan"))
     with pytest.raises(InputError, match="not finite numbers"):
         evaluate_labelled(encoder, "regression", hydrophobic_share(tmp_path / "data", SIZES))
+
+
+def test_what_is_fitted_and_predicted_may_be_bounded_and_is_said(tmp_path: Path) -> None:
+    data = hydrophobic_share(tmp_path / "data", SIZES)
+    found = evaluate_labelled(encoder_of(), "regression", data, fitted=15, predicted=8)
+    assert found.train_size == 15 and {name: len(split.ids) for name, split in found.splits.items()} == {"valid": 8, "test": 8}
+    assert {"train: 15 of 60 sequences, drawn at random", "test: 8 of 20 sequences, drawn at random"} <= set(found.notes)
+    assert set(evaluate_labelled(encoder_of(), "regression", data, fitted=15, predicted=8, tests=False).splits) == {"valid"}
+    whole = evaluate_labelled(encoder_of(), "regression", data, baselines=False, fitted=60, predicted=20)
+    assert whole.train_size == 60 and not any("drawn at random" in note for note in whole.notes)
+
+
+def test_encoders_of_one_shape_have_the_same_baselines(tmp_path: Path) -> None:
+    data = hydrophobic_share(tmp_path / "data", SIZES)
+    one, other = encoder_of(), random_weights(encoder_of(), seed=7)
+    whole, first = (evaluate_labelled(encoder, "regression", data) for encoder in (other, one))
+    joined = evaluate_labelled(other, "regression", data, baselines=False).beside_baselines_of(first)
+    said = [[(f.representation, f.probe, f.scores) for f in found.findings] for found in (joined, whole)]
+    assert said[0] == said[1]
+    assert joined.about == whole.about and joined.own[0].scores != first.own[0].scores

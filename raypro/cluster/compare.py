@@ -13,21 +13,18 @@ from rich.console import Console
 from rich.table import Table
 
 from raypro.arguments import one_line_errors, parse
-from raypro.cluster.resources import alive_nodes
+from raypro.cluster.comparing import Pretrained, fine_tuning, markdown, require_tasks, run_once, sweep_once
 from raypro.cluster.session import ray_session
-from raypro.cluster.sweeping import drive
-from raypro.cluster.train import pretrain, require_corpus, saved_experiment
-from raypro.cluster.tune import demand_of, prepare
-from raypro.config import InputError, nearest
-from raypro.core import checkpoint
+from raypro.cluster.train import require_corpus
+from raypro.cluster.tune import prepare
+from raypro.config import InputError
 from raypro.core.objectives.adversarial import Adversarial
-from raypro.experiment import Experiment, FineTuning
-from raypro.home import RUN_FILE, home, run_folder
-from raypro.outbox import Outbox, last_status
-from raypro.settings import Batches, Budget, Validation, require_name
+from raypro.experiment import Experiment
+from raypro.home import home
+from raypro.outbox import Outbox
+from raypro.settings import Batches, Budget, require_name
 from raypro.space import Space
-from raypro.sweep import BOOK, Demand, Sweep, sweep_folder
-from raypro.sweep_report import TEST, Spread, over_seeds
+from raypro.sweep_report import Spread
 from raypro.tasks.tape import TASKS
 from raypro.tracking import Sender
 
@@ -61,11 +58,10 @@ class Comparison:
         require_name(self.name)
         if not isinstance(self.adversarial.objective, Adversarial):
             raise InputError("adversarial.objective: is not the adversarial one; start from a preset of jobs/pretrain_adversarial.py")
-        if self.adversarial.budget.steps is None or self.adversarial.budget.minutes is not None:
-            raise InputError("adversarial.budget: give steps, and no minutes: the steps are what is held equal")
-        for task, _ in self.tasks:
-            if task not in TASKS:
-                raise InputError(f"tasks: {task}: no such task{nearest(task, list(TASKS))}")
+        budget = self.adversarial.budget
+        if budget.steps is None or budget.minutes is not None or budget.residues is not None:
+            raise InputError("adversarial.budget: give steps, and no minutes or residues: the steps are what is held equal")
+        require_tasks(self.tasks)
 
     @property
     def folder(self) -> Path:
@@ -98,31 +94,8 @@ class Comparison:
 
     def fine_tuning(self, task: str, data: str, start: Path | None) -> Space:
         """Return what is tried on a task with an encoder, that of a checkpoint or one with random weights."""
-        base = FineTuning(
-            f"{self.name}-{task}",
-            data,
-            TASKS[task](),
-            self.adversarial.encoder,
-            start=str(start) if start else None,
-            budget=Budget(epochs=self.epochs),
-            validation=Validation(every=None, sequences=None, patience=self.patience, keep=1),
-            tracking=self.adversarial.tracking,
-            precision=self.adversarial.precision,
-            seed=self.adversarial.seed,
-        )
-        return Space(base, {"optimizer.learning_rate": self.learning_rates}, seeds=self.seeds)
-
-
-@dataclass(frozen=True)
-class Pretrained:
-    """A finished pre-training run."""
-
-    checkpoint: Path
-    """The one that validation chose."""
-    steps: int
-    """Steps of all players."""
-    seconds: float
-    """Of training, validation included."""
+        grid = (self.learning_rates, self.epochs, self.patience, self.seeds)
+        return fine_tuning(f"{self.name}-{task}", task, data, self.adversarial, start, *grid)
 
 
 @dataclass(frozen=True)
@@ -170,20 +143,6 @@ def pretrain_all(comparison: Comparison) -> dict[str, Pretrained]:
     return {RANDOM: runs[RANDOM], LONGER: run_once(comparison.pretraining(LONGER, longer)), ADVERSARIAL: runs[ADVERSARIAL]}
 
 
-def run_once(experiment: Experiment) -> Pretrained:
-    """Run a pre-training run, go on with it where it was begun, or take it as it is where it is finished."""
-    run = run_folder(experiment.name)
-    if last_status(run) != "FINISHED":
-        pretrain(experiment, resume=(run / RUN_FILE).is_file())
-    elif saved_experiment(run.name)[0] != experiment:
-        raise InputError(f"run {run.name} exists, finished, and is another experiment; choose another --name, or remove {run}")
-    steps = sorted(run.glob("step_*"))
-    metric, _ = experiment.selected_by
-    best = min(steps, key=lambda path: checkpoint.load(path).metrics[metric])
-    last = checkpoint.load_training(steps[-1])
-    return Pretrained(best, int(last["step"]), float(last["seconds"]))
-
-
 def fine_tune_all(comparison: Comparison, task: str, data: str, starts: Mapping[str, Path | None]) -> list[Row]:
     """Fine-tune each encoder on a task; return a row for each test split."""
     reached = {}
@@ -192,22 +151,6 @@ def fine_tune_all(comparison: Comparison, task: str, data: str, starts: Mapping[
         reached[condition] = sweep_once(name, comparison.fine_tuning(task, data, start), comparison.at_once)
     primary = TASKS[task]().primary
     return [Row(task, split, primary, {c: found[split][primary] for c, found in reached.items()}) for split in reached[SCRATCH]]
-
-
-def sweep_once(name: str, space: Space, at_once: int | None) -> dict[str, dict[str, Spread]]:
-    """Run a sweep, go on with it, or take it as it is where it is finished; return its figures by test split and metric."""
-    prepared, source = prepare(space)
-    folder = sweep_folder(name)
-    begun = (folder / BOOK).is_file()
-    sweep = Sweep.open(name) if begun else Sweep.begin(name, prepared, source.manifest.checksum, Demand(1.0, 0.0), name)
-    asked = (replace(prepared.base, name=sweep.space.base.name, workers=sweep.space.base.workers), dict(prepared.axes), prepared.seeds)
-    if asked != (sweep.space.base, {axis: tuple(values) for axis, values in sweep.space.axes.items()}, sweep.space.seeds):
-        raise InputError(f"sweep {name} exists and is another one; choose another --name, or remove {folder}")
-    if not (folder / TEST).is_file():
-        sweep = sweep.with_demand(demand_of(sweep, alive_nodes(), at_once, None, None))
-        drive(sweep, source, retry_failed=False)
-    best, _ = sweep.ranked(sweep.trials)[0]
-    return over_seeds(sweep.ranked(sweep.seed_trials(best)))
 
 
 def report(comparison: Comparison, runs: Mapping[str, Pretrained], rows: Sequence[Row], outbox: Outbox) -> None:
@@ -229,9 +172,8 @@ def report(comparison: Comparison, runs: Mapping[str, Pretrained], rows: Sequenc
         + [PAPER.get((row.task, c), "") for c in (RANDOM, ADVERSARIAL)]
         for row in rows
     ]
-    lines = [f"| {' | '.join(line)} |" for line in (columns, ["---"] * len(columns), *shown)]
     costs = [f"- {c}: {run.steps:,} steps, {run.seconds / 60:.1f} minutes, `{run.checkpoint}`" for c, run in runs.items()]
-    text = "\n".join([*lines, "", "Pre-training (steps of both players, where there are two):", "", *costs]) + "\n"
+    text = "\n".join([*markdown(columns, shown), "", "Pre-training (steps of both players, where there are two):", "", *costs]) + "\n"
     (comparison.folder / "table.md").write_text(text)
     outbox.artifact(comparison.folder / "table.md")
     outbox.description(text)

@@ -1,0 +1,135 @@
+"""What comparisons share: runs and sweeps that are not run twice, the same fine-tuning of every encoder, and tables."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from raypro.cluster.resources import alive_nodes
+from raypro.cluster.sweeping import drive
+from raypro.cluster.train import pretrain, saved_experiment
+from raypro.cluster.tune import demand_of, prepare
+from raypro.config import InputError, nearest
+from raypro.core import checkpoint
+from raypro.experiment import Experiment, FineTuning
+from raypro.home import RUN_FILE, run_folder
+from raypro.outbox import last_status
+from raypro.settings import Budget, Validation
+from raypro.space import Space
+from raypro.sweep import BOOK, Demand, Sweep, sweep_folder
+from raypro.sweep_report import TEST, Spread, over_seeds
+from raypro.tasks.tape import TASKS
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A finished pre-training run."""
+
+    checkpoint: Path
+    """The one that validation chose."""
+    steps: int
+    """Steps of all players."""
+    residues: int
+    """Residues that the encoder was trained on; 0 of a run of an older raypro."""
+    seconds: float
+    """Of training, validation included."""
+
+
+def require_tasks(tasks: Sequence[tuple[str, str]]) -> None:
+    """Raise InputError if a pair of a task and its data names no task."""
+    for task, _ in tasks:
+        if task not in TASKS:
+            raise InputError(f"tasks: {task}: no such task{nearest(task, list(TASKS))}")
+
+
+def require_same(experiment: Experiment) -> bool:
+    """Return whether the run of an experiment's name is finished.
+
+    Raises:
+        InputError: it is, and is another experiment.
+    """
+    run = run_folder(experiment.name)
+    if last_status(run) != "FINISHED":
+        return False
+    if saved_experiment(run.name)[0] != experiment:
+        raise InputError(f"run {run.name} exists, finished, and is another experiment; choose another --name, or remove {run}")
+    return True
+
+
+def run_once(experiment: Experiment) -> Pretrained:
+    """Run a pre-training run, go on with it where it was begun, or take it as it is where it is finished.
+
+    Raises:
+        InputError: the run of its name is another experiment.
+    """
+    run = run_folder(experiment.name)
+    if not require_same(experiment):
+        pretrain(experiment, resume=(run / RUN_FILE).is_file())
+    steps = sorted(run.glob("step_*"))
+    metric, _ = experiment.selected_by
+    best = min(steps, key=lambda path: checkpoint.load(path).metrics[metric])
+    last = checkpoint.load_training(steps[-1])
+    return Pretrained(best, int(last["step"]), int(last.get("residues", 0)), float(last["seconds"]))
+
+
+def fine_tuning(
+    name: str,
+    task: str,
+    data: str,
+    like: Experiment,
+    start: Path | None,
+    learning_rates: Sequence[float],
+    epochs: int,
+    patience: int,
+    seeds: int,
+) -> Space:
+    """Return what is tried on a task with an encoder.
+
+    Args:
+        name: of the experiment.
+        task: one of :data:`raypro.tasks.tape.TASKS`.
+        data: folder of its labelled data.
+        like: the pre-training run whose encoder, precision, seed and tracking these are.
+        start: the encoder's checkpoint; None: random weights.
+        learning_rates: those that are tried; validation chooses.
+        epochs: of each run.
+        patience: validations without a better one after which a run stops.
+        seeds: runs of the best rate that are scored on the test splits.
+    """
+    base = FineTuning(
+        name,
+        data,
+        TASKS[task](),
+        like.encoder,
+        start=str(start) if start else None,
+        budget=Budget(epochs=epochs),
+        validation=Validation(every=None, sequences=None, patience=patience, keep=1),
+        tracking=like.tracking,
+        precision=like.precision,
+        seed=like.seed,
+    )
+    return Space(base, {"optimizer.learning_rate": tuple(learning_rates)}, seeds=seeds)
+
+
+def sweep_once(name: str, space: Space, at_once: int | None) -> dict[str, dict[str, Spread]]:
+    """Run a sweep, go on with it, or take it as it is where it is finished; return its figures by test split and metric.
+
+    Raises:
+        InputError: the sweep of its name is another one.
+    """
+    prepared, source = prepare(space)
+    folder = sweep_folder(name)
+    begun = (folder / BOOK).is_file()
+    sweep = Sweep.open(name) if begun else Sweep.begin(name, prepared, source.manifest.checksum, Demand(1.0, 0.0), name)
+    asked = (replace(prepared.base, name=sweep.space.base.name, workers=sweep.space.base.workers), dict(prepared.axes), prepared.seeds)
+    if asked != (sweep.space.base, {axis: tuple(values) for axis, values in sweep.space.axes.items()}, sweep.space.seeds):
+        raise InputError(f"sweep {name} exists and is another one; choose another --name, or remove {folder}")
+    if not (folder / TEST).is_file():
+        sweep = sweep.with_demand(demand_of(sweep, alive_nodes(), at_once, None, None))
+        drive(sweep, source, retry_failed=False)
+    best, _ = sweep.ranked(sweep.trials)[0]
+    return over_seeds(sweep.ranked(sweep.seed_trials(best)))
+
+
+def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return a table's lines in Markdown."""
+    return [f"| {' | '.join(line)} |" for line in (columns, ["---"] * len(columns), *rows)]
