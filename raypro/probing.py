@@ -18,6 +18,7 @@ from raypro.core import checkpoint
 from raypro.core.distributed import best_device
 from raypro.data.labelled import LabelledData
 from raypro.encoder import load_encoder
+from raypro.encoder_import import resolve_encoder
 from raypro.evaluate import probe_plots
 from raypro.evaluate.plots import save
 from raypro.home import RUN_FILE
@@ -47,7 +48,7 @@ def evaluate_command(
     the patches ahead told apart from those of the other sequences of a batch of 512?
 
     Args:
-        encoder: a checkpoint (a folder step_... of a run, or an imported encoder).
+        encoder: a checkpoint (a folder step_... of a run, or an imported encoder), or hf:FOLDER_OR_NAME of Hugging Face.
         probe: a task (stability, fluorescence, remote_homology, secondary_structure), a kind of labels of your own (regression,
             classification, residue_classification), families, or contrastive.
         data: a folder that raypro task import made; for families a corpus, or a table with a column of families; for contrastive a
@@ -60,6 +61,7 @@ def evaluate_command(
         seed: of what is drawn: families, residues, random weights.
     """
     require_probe(probe)
+    encoder = resolve_encoder(encoder)
     loaded = load_encoder(encoder, best_device())
     if probe == CONTRASTIVE:
         found = evaluate_contrastive(loaded, objective_of(encoder, loaded.shape), data, True, seed)
