@@ -131,7 +131,7 @@ def evaluate_labelled(
         probe: one of :data:`PROBES` on labelled data.
         data: with the splits ``train``, which probes are fitted to, and ``valid``, which chooses; all others are tests.
         pooling: how the encoder makes one vector of a sequence; None: its default.
-        baselines: probe random weights, one-hot and composition too.
+        baselines: probe random weights, one-hot, composition and k-mers too.
         seed: of random weights and of what is drawn.
         fitted: most proteins of ``train``, drawn at random; None: all.
         predicted: most proteins of each other split, drawn at random; None: all.

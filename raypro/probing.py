@@ -41,7 +41,7 @@ def evaluate_command(
     family_column: str = "family",
     seed: int = 0,
 ) -> None:
-    """Judge an encoder's vectors, as they are, by simple models on a task, beside random weights, one-hot residues and composition.
+    """Judge an encoder's vectors, as they are, by simple models on a task, beside random weights, one-hot residues, composition and k-mers.
 
     Classes: logistic regression and k nearest neighbours; numbers: linear regression and k nearest neighbours; residues: logistic
     regression; families: the family of the nearest neighbour. Settings are chosen on validation. Contrastive, of CPCProt alone: are

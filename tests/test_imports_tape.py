@@ -11,11 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from raypro.cli import main
 from raypro.config import InputError
 from raypro.core.encoders.lstm import LSTMShape
 from raypro.core.encoders.mlstm import MultiplicativeLSTMShape
 from raypro.core.encoders.transformer import TransformerShape
 from raypro.core.imports_tape import read_tape
+from raypro.encoder import load_encoder
+from raypro.validation import load_model
 from tests.small import batch_of, random_sequences
 
 Weights = dict[str, Tensor]
@@ -254,3 +257,21 @@ def test_a_file_that_holds_code_is_refused_and_not_executed(tmp_path: Path, caps
     assert "executed" not in capsys.readouterr().out
     with pytest.raises(InputError, match="no such file"):
         read_tape(tmp_path / "none.bin")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_imported_weights_are_a_checkpoint_that_embeds(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(0)
+    make, _, plain = CASES[case]
+    weights = make()
+    with pytest.raises(SystemExit) as ended:
+        main(["encoder", "import", str(saved(weights, tmp_path)), "--from", "tape", "--out", str(tmp_path / "tape")])
+    assert ended.value.code == 0 and "tape encoder" in capsys.readouterr().out
+    loaded = load_encoder(tmp_path / "tape")
+    for sequence, vectors in zip(SEQUENCES, loaded.embed_residues(SEQUENCES), strict=True):
+        torch.testing.assert_close(torch.from_numpy(vectors).double(), plain(weights, sequence)[1:-1], rtol=1e-5, atol=1e-5)
+    if case == "transformer":
+        with pytest.raises(InputError, match="longer than"):
+            loaded.embed(["M" * 29])
+    with pytest.raises(InputError, match="do not fit this model"):
+        load_model(tmp_path / "tape")  # there is no head to judge
