@@ -1,7 +1,7 @@
 """An encoder judged by probes: on labelled data, or by the nearest neighbours among families; always beside its baselines."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raypro.config import InputError, nearest
+from raypro.data.corpus import Overlap
 from raypro.data.labelled import LabelledData
 from raypro.encoder import LoadedEncoder
 from raypro.evaluate.families import Grouped, draw_families, read_families
@@ -84,6 +85,8 @@ class Evaluation:
     """Sequences (residues, where each has a label) that probes were fitted to, or that are known."""
     families: tuple[str, ...] = ()
     """Names of the families, in the order of the labels."""
+    overlaps: Mapping[str, Overlap] = field(default_factory=dict)
+    """What the corpus of the encoder is known to share with a split."""
 
     def beside_baselines_of(self, other: "Evaluation") -> "Evaluation":
         """Return this evaluation with the baselines of another one: of an encoder of the same shape, on the same data."""

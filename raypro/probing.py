@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from raypro.evaluate.plots import save
 from raypro.home import RUN_FILE
 from raypro.outbox import Outbox
 from raypro.probe_tasks import CONTRASTIVE, FAMILIES, Evaluation, Finding, evaluate_families, evaluate_labelled, require_probe
+from raypro.scoring import known_overlaps, plain_overlaps, said_overlaps
 from raypro.tracking import send_pending
 
 FIGURES, PICTURES, PREDICTIONS = "probes.json", "pictures", "predictions.parquet"
@@ -68,7 +70,7 @@ def evaluate_command(
     elif probe == FAMILIES:
         found = evaluate_families(loaded, data, pooling, True, seed, families, members, family_column)
     else:
-        found = evaluate_labelled(loaded, probe, LabelledData.open(data), pooling, True, seed)
+        found = with_overlaps(evaluate_labelled(loaded, probe, LabelledData.open(data), pooling, True, seed), encoder, data)
     folder = out.expanduser() if out else encoder.absolute().parent / "probes" / encoder.name / probe
     drawn = keep(found, folder, {"encoder": str(encoder.absolute()), "data": str(data.absolute()), "seed": seed}, seed)
     console = Console()
@@ -77,6 +79,12 @@ def evaluate_command(
         if name != PREDICTIONS or probe != CONTRASTIVE:
             console.print(f"{word:12} {folder / name}", soft_wrap=True, highlight=False)
     log(found, encoder.absolute(), folder, drawn, console)
+
+
+def with_overlaps(found: Evaluation, encoder: str | Path, data: str | Path) -> Evaluation:
+    """Return an evaluation on labelled data with what the corpus of the encoder's checkpoint is known to share with them."""
+    overlaps = known_overlaps(encoder, LabelledData.open(data))
+    return replace(found, overlaps={split: overlap for split, overlap in overlaps.items() if split in found.splits})
 
 
 def keep(found: Evaluation, folder: Path, about: Mapping[str, Any], seed: int, maps: bool = True) -> list[Path]:
@@ -112,6 +120,7 @@ def plain(found: Evaluation) -> dict[str, Any]:
         "fitted_to": found.train_size,
         "predicted": {name: len(split.ids) for name, split in found.splits.items()},
         "notes": found.notes,
+        "corpus_overlap": plain_overlaps(found.overlaps),
         "representations": found.about,
         "probes": [{name: value for name, value in vars(finding).items() if name != "predictions"} for finding in found.findings],
     }
@@ -201,7 +210,7 @@ def print_table(found: Evaluation, encoder: str, console: Console) -> None:
 def said(found: Evaluation) -> list[str]:
     """Return what stands under the table, a line each."""
     stopped = [f"{f.representation}, {f.probe} ({f.setting}): {f.note}" for f in found.findings if f.note]
-    return [*(f"{name}: {about}" for name, about in found.about.items()), *found.notes, *stopped]
+    return [*(f"{name}: {about}" for name, about in found.about.items()), *found.notes, *said_overlaps(found.overlaps), *stopped]
 
 
 def log(found: Evaluation, path: Path, folder: Path, pictures: list[Path], console: Console) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ from raypro.data.labelled import Examples, LabelledData
 from raypro.data.labelled_source import Embedded
 from raypro.evaluate import task_plots
 from raypro.evaluate.plots import save
-from raypro.experiment import FineTuning
 from raypro.finetuning import FineTuned
 from raypro.outbox import Outbox
 
@@ -75,16 +74,12 @@ class Scores:
 
     def to_plain(self) -> dict[str, Any]:
         """Return all figures as plain values."""
-        overlaps = {split: {name: getattr(o, name) for name in ("rows", "identical", "near")} for split, o in self.overlaps.items()}
         figures = {"scores": self.metrics, "intervals": self.intervals, "baselines": self.baselines}
-        return {"checkpoint": self.model.step, **figures, "corpus_overlap": overlaps, "warnings": self.warnings()}
+        return {"checkpoint": self.model.step, **figures, "corpus_overlap": plain_overlaps(self.overlaps), "warnings": self.warnings()}
 
     def warnings(self) -> list[str]:
         """Return what of the splits was trained on, or seen in pre-training as far as that is known, one sentence each."""
-        return self.leaks + [
-            f"{split}: of {o.rows:,} sequences the corpus of the encoder holds {o.identical:,}, and near duplicates of {o.near:,} others"
-            for split, o in self.overlaps.items()
-        ]
+        return self.leaks + said_overlaps(self.overlaps)
 
 
 def leaks_of(data: LabelledData, splits: Sequence[str]) -> list[str]:
@@ -99,20 +94,33 @@ def leaks_of(data: LabelledData, splits: Sequence[str]) -> list[str]:
     ]
 
 
-def known_overlaps(experiment: FineTuning, data: LabelledData) -> dict[str, Overlap]:
-    """Return what the corpus that the encoder was pre-trained on shares with each split, where ``raypro corpus overlap`` has counted it.
+def known_overlaps(encoder: str | Path | None, data: LabelledData) -> dict[str, Overlap]:
+    """Return what the corpus that an encoder was pre-trained on shares with each split, where ``raypro corpus overlap`` has counted it.
 
-    Nothing is known of an encoder without a corpus, nor where the checkpoint or the corpus is not there any more.
+    Nothing is known of an encoder without a checkpoint or a corpus, nor where either is not there any more.
     """
-    if not experiment.start:
+    if not encoder:
         return {}
     try:
-        corpus = checkpoint.load(experiment.start).experiment.get("corpus")
+        corpus = checkpoint.load(encoder).experiment.get("corpus")
         overlaps = Corpus.open(corpus).manifest.overlaps if corpus else ()
     except InputError:
         return {}
     splits = {file.sha256: file.split for file in data.manifest.files}
     return {splits[overlap.sha256]: overlap for overlap in overlaps if overlap.sha256 in splits}
+
+
+def plain_overlaps(overlaps: Mapping[str, Overlap]) -> dict[str, dict[str, int]]:
+    """Return the counts of overlaps, by split, as plain values."""
+    return {split: {name: getattr(overlap, name) for name in ("rows", "identical", "near")} for split, overlap in overlaps.items()}
+
+
+def said_overlaps(overlaps: Mapping[str, Overlap]) -> list[str]:
+    """Return a sentence for each split of which overlaps are known."""
+    return [
+        f"{split}: of {o.rows:,} sequences the corpus of the encoder holds {o.identical:,}, and near duplicates of {o.near:,} others"
+        for split, o in overlaps.items()
+    ]
 
 
 def score_and_report(model: FineTuned, data: LabelledData, run: Path, outbox: Outbox) -> Scores:
@@ -134,7 +142,7 @@ def score_and_report(model: FineTuned, data: LabelledData, run: Path, outbox: Ou
         outbox.artifact(path, PREDICTIONS)
         for picture in task.pictures(predictions, examples, run / PICTURES, split):
             outbox.artifact(picture, PICTURES)
-    overlaps = known_overlaps(model.experiment, data)
+    overlaps = known_overlaps(model.experiment.start, data)
     scores = Scores(model, metrics, intervals, task.baselines(data, splits), leaks_of(data, splits), overlaps)
     log_scores(scores, run, outbox)
     print_scores(scores, run)

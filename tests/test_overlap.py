@@ -28,8 +28,10 @@ from raypro.data.leakage import IDENTICAL, NEAR, Targets
 from raypro.data.minhash import Near
 from raypro.data.mmseqs import MMseqs
 from raypro.data.overlap import record, scan_all
+from raypro.probe_tasks import Evaluation, Split
+from raypro.probing import plain, said, with_overlaps
 from raypro.scoring import known_overlaps, leaks_of
-from tests.small import mutated, random_sequences, tiny_experiment, tiny_fine_tuning, write_corpus, write_labelled
+from tests.small import mutated, random_sequences, tiny_experiment, write_corpus, write_labelled
 
 
 def labelled(folder: Path, **splits: Sequence[str]) -> LabelledData:
@@ -222,14 +224,18 @@ def test_what_a_split_shares_with_train_is_said_beside_its_scores(tmp_path: Path
 def test_a_score_is_told_what_the_corpus_of_its_encoder_holds(world: Path) -> None:
     pretraining, data = tiny_experiment(world / "corpus"), LabelledData.open(world / "fold")
     checkpoint.save(world / "step_1", torch.nn.Linear(1, 1), to_plain(pretraining), 1, {})
-    experiment = tiny_fine_tuning(world / "fold", start=str(world / "step_1"))
-    assert known_overlaps(experiment, data) == {}  # not measured
+    start = world / "step_1"
+    assert known_overlaps(start, data) == {}  # not measured
     overlap_command(world / "corpus", (world / "fold",))
-    assert {split: (o.identical, o.near) for split, o in known_overlaps(experiment, data).items()} == {"valid": (0, 1), "test": (2, 2)}
-    assert known_overlaps(replace(experiment, start=None), data) == {}
-    assert known_overlaps(experiment, labelled(world / "deeper" / "fold", test=["ACDEF"])) == {}  # of the same name, but others
+    assert {split: (o.identical, o.near) for split, o in known_overlaps(start, data).items()} == {"valid": (0, 1), "test": (2, 2)}
+    assert known_overlaps(None, data) == {}
+    assert known_overlaps(start, labelled(world / "deeper" / "fold", test=["ACDEF"])) == {}  # of the same name, but others
+    found = Evaluation("stability", "spearman", None, {"test": Split([], [], [])}, [], [], [], 0)
+    probed = with_overlaps(found, start, world / "fold")
+    assert plain(probed)["corpus_overlap"] == {"test": {"rows": 5, "identical": 2, "near": 2}}  # valid was not probed
+    assert said(probed) == ["test: of 5 sequences the corpus of the encoder holds 2, and near duplicates of 2 others"]
     (world / "corpus").rename(world / "gone")
-    assert known_overlaps(experiment, data) == {}
+    assert known_overlaps(start, data) == {}
 
 
 KNOWN = {

@@ -30,7 +30,7 @@ from raypro.experiment import Encoder, Experiment
 from raypro.home import home, run_folder
 from raypro.outbox import Outbox
 from raypro.probe_tasks import CONTRASTIVE, FAMILIES, PROBES, Evaluation, evaluate_families, evaluate_labelled, require_labels
-from raypro.probing import FIGURES, keep, log
+from raypro.probing import FIGURES, keep, log, with_overlaps
 from raypro.settings import Budget, Probing, require_name
 from raypro.space import Space
 from raypro.sweep_report import Spread
@@ -229,7 +229,7 @@ def probe_once(
     if probe == FAMILIES:
         found = evaluate_families(encoder, data, baselines=first is None, **bounds)
     else:
-        found = evaluate_labelled(encoder, probe, LabelledData.open(data), baselines=first is None, **bounds)
+        found = with_overlaps(evaluate_labelled(encoder, probe, LabelledData.open(data), baselines=first is None, **bounds), path, data)
     found = found.beside_baselines_of(first) if first else found
     baselines.setdefault(shape, found)
     log(found, path, folder, keep(found, folder, about, seed=0, maps=False), Console())
