@@ -98,8 +98,8 @@ def _about(model: Exported) -> list[str]:
         f"# {model.experiment.name}",
         "",
         f"A Transformer over protein sequences, trained by {_objective(model)} with raypro {raypro.__version__}. "
-        f"{shape.layers} layers of width {shape.width}, {shape.heads} heads, {shape.positions} positions, layer norm {norms}: in "
-        f"transformers a `{model.family.encoder}`. The alphabet is raypro's, 25 amino-acid letters and five control tokens; "
+        f"{shape.layers} layers of width {shape.width}, {shape.heads} heads, {shape.positions} positions, layer norm {norms}; in "
+        f"transformers it is `{model.family.encoder}`. The alphabet is raypro's, 25 amino-acid letters and five control tokens; "
         "the weights fit no other tokenizer.",
         "",
     ]
