@@ -120,14 +120,17 @@ class Runs:
             else:
                 yield from over_seeds([list(self._of_run(run)) for run in runs])
 
+    def _variant(self, record: RunRecord) -> str:
+        """Return which data a fine-tuning run read, where the runs of its task read different ones."""
+        sums = {r.tags["data_checksum"] for r in self.fine_tuned if task_of(r) == task_of(record) and "data_checksum" in r.tags}
+        return f"{record.tags.get('data', '')} {record.tags.get('data_checksum', '')[:8]}".strip() if len(sums) > 1 else ""
+
     def _model(self, record: RunRecord, seeds: Sequence[RunRecord]) -> Trained:
         """Return the model of a fine-tuning run or sweep, whose weights were trained by ``seeds``."""
         start, frozen = record.params.get("start", "None"), record.params.get("frozen") == "True"
         before = next((r for r in reversed(self.pretrained) if r.name == PurePath(start).parent.name), None) if start != "None" else None
         objective = None if start == "None" else objective_of(before) if before else "pre-trained"
         equal_time = before is not None and "equal-time" in before.name
-        data = record.tags.get("data", "")
-        several = len({r.tags.get("data") for r in self.fine_tuned if task_of(r) == task_of(record)}) > 1
         about = [f"from {before.name if before else PurePath(start).parent.name}"] if start != "None" else []
         tokens = mean_of([run.metrics.get("train/tokens") for run in seeds])
         minutes = mean_of([minutes_of(run) for run in seeds])
@@ -136,7 +139,7 @@ class Runs:
             minutes = sum_of(minutes, minutes_of(before) if before else None)
         return Trained(
             method_name(objective, encoder_of(record), frozen, equal_time),
-            ", ".join(about + [data] * several),
+            ", ".join(filter(None, [*about, self._variant(record)])),
             (record.run_id, *(run.run_id for run in seeds if run is not record)),
             self.link(record),
             parameters_of(record),
@@ -162,7 +165,7 @@ class Runs:
                 rivals = tuple((name, known) for name, known in others.items() if known is not None)
                 score = Score(model, "fine-tuning", task, split, metric, value, low, high, baselines=rivals)
                 yield replace(score, chosen_by=chosen_by, overlap=overlap, **data_of(record))
-                yield from _baseline_rows(score, record, model.about)
+                yield from _baseline_rows(score, record, self._variant(record))
 
     def _of_sweep(self, record: RunRecord) -> Iterator[Score]:
         """Yield what the best combination of a sweep reaches on test, over seeds, and its baselines."""
@@ -180,7 +183,7 @@ class Runs:
             score = Score(model, "fine-tuning", task, row.get("split") or "", row.get("metric") or "", value, None, None, deviation, runs)
             score = replace(score, baselines=rivals, chosen_by=chosen_by, **data_of(record))
             yield score
-            yield from _baseline_rows(score, record, model.about)
+            yield from _baseline_rows(score, record, self._variant(record))
 
     def _of_probes(self, record: RunRecord) -> Iterator[Score]:
         """Yield what the latest probes of a run's checkpoints found, of the baselines too."""
@@ -215,9 +218,8 @@ def _rival(name: str, record: RunRecord, data: str, link: str) -> Trained:
     return Trained(method, data, (record.run_id,), link, baseline=True)
 
 
-def _baseline_rows(score: Score, record: RunRecord, about: str) -> Iterator[Score]:
+def _baseline_rows(score: Score, record: RunRecord, variant: str) -> Iterator[Score]:
     """Yield a score's baselines as scores of their own."""
-    data = record.tags.get("data", "")
     for name, value in score.baselines:
-        model = Trained(name[:1].upper() + name[1:], data if data in about else "", (record.run_id,), score.model.link, baseline=True)
+        model = Trained(name[:1].upper() + name[1:], variant, (record.run_id,), score.model.link, baseline=True)
         yield replace(score, model=model, value=value, low=None, high=None, deviation=None, seeds=1, baselines=(), overlap=None)

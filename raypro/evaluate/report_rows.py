@@ -18,14 +18,13 @@ def table_section(table: Table, rows: Sequence[Row]) -> str:
     if not rows:
         return f"{head}<p><em>Not run yet.</em></p></section>"
     both = {column.name for column in table.columns if any(column.name in row.published for row in rows)}
-    body = "".join(_row(table, row, both) for row in rows)
-    return (
-        f'{head}<div class="scroll" tabindex="0" role="region" aria-labelledby="{table.key}-title"><table>{_table_head(table, both)}'
-        f"<tbody>{body}</tbody></table></div></section>"
-    )
+    unused = {column.name for column in table.columns if not any(column.name in {**row.published, **row.scores} for row in rows)}
+    body = "".join(_row(table, row, both, unused) for row in rows)
+    box = f'<div class="scroll" tabindex="0" role="region" aria-labelledby="{table.key}-title">'
+    return f"{head}{box}<table>{_table_head(table, both, unused)}<tbody>{body}</tbody></table></div></section>"
 
 
-def _table_head(table: Table, both: set[str]) -> str:
+def _table_head(table: Table, both: set[str], unused: set[str]) -> str:
     top, below, place = [], [], 1
     for column in table.columns:
         first = "descending" if column.higher else "ascending"
@@ -34,7 +33,8 @@ def _table_head(table: Table, both: set[str]) -> str:
             below += [_sorter(place, "published", first), _sorter(place + 1, "ours", first)]
             place += 2
         else:
-            top.append(_sorter(place, column.name, first, rows=2 if both else 1))
+            kind = "unused" if column.name in unused else ""
+            top.append(_sorter(place, column.name, first, rows=2 if both else 1, kind=kind))
             place += 1
     for name in ("parameters", "tokens", "time, min"):
         top.append(_sorter(place, name, "ascending", rows=2 if both else 1))
@@ -55,14 +55,14 @@ def _sorter(place: int, name: str, first: str, rows: int = 1, kind: str = "") ->
     )
 
 
-def _row(table: Table, row: Row, both: set[str]) -> str:
+def _row(table: Table, row: Row, both: set[str], unused: set[str]) -> str:
     kind = "baseline" if row.baseline else "" if row.scores else "published"
     about = f"<small>{escape(row.about)}</small>" if row.about else ""
     cells = [f'<th scope="row">{escape(row.method)}{about}</th>']
     for column in table.columns:
         if column.name in both:
             cells.append(_published(column, row.published.get(column.name)))
-        cells.append(_ours(column, row.scores.get(column.name)))
+        cells.append('<td class="unused"></td>' if column.name in unused else _ours(column, row.scores.get(column.name)))
     models = [score.model for score in row.scores.values() if not score.model.baseline]
     cells += [_range(values) for values in _costs(models)]
     cells.append(f'<td class="text">{_places(row.scores.values())}</td>')

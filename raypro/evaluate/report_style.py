@@ -88,7 +88,8 @@ footer { margin-top: 4rem; border-top: 1px solid var(--rule); padding-top: 1rem;
     --c0: #0072b2; --c1: #d55e00; --c2: #009e73; --c3: #a8518a; --c4: #8a6d00; --c5: #4a90c2; }
   body { font-size: 10pt; max-width: none; padding: 0; } nav { display: none; } a { text-decoration: none; }
   h2, h3 { break-after: avoid; } tr, figure { break-inside: avoid; } .scroll { overflow: visible; }
-  table { font-size: 7.6pt; } th, td { padding: .25rem .35rem; } td small, td.text, td.text small { white-space: normal; }
+  table { font-size: 6.8pt; } th, td { padding: .22rem .32rem; } td.text, td.text small { white-space: normal; overflow-wrap: normal; }
+  .unused { display: none; }
   tbody th, thead th.first { position: static; min-width: 0; } thead button::after { content: none; } thead { display: table-header-group; }
   .figures { grid-template-columns: 1fr 1fr; } }
 """

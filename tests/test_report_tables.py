@@ -1,0 +1,198 @@
+"""The report's tables: which score fills which cell, what is better than its baseline, and how charts are marked."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from raypro.cluster.train import describe_experiment
+from raypro.core.encoders.transformer import TransformerShape
+from raypro.core.objectives.mlm import MLM
+from raypro.data.labelled import LabelledData, LabelledManifest
+from raypro.evaluate.published import PUBLISHED, Published
+from raypro.evaluate.report_figures import Series, lines, numbered_points, round_marks, short
+from raypro.evaluate.report_filling import SAME_METHOD, fill
+from raypro.evaluate.report_scores import Score, Trained, best_baseline, interval, verdict
+from raypro.evaluate.report_tables import TABLES, Column, Table, method_name
+from raypro.experiment import Experiment
+from raypro.mlflow_store import RunRecord
+from raypro.outbox import Outbox, read_records
+from raypro.report_fields import by_split_of, configuration, floor_of, mean_of, number, numbers, pair, task_of
+
+COLUMN = Column("stability", "stability", "spearman", published=("stability", "rho"))
+TABLE = Table("Paper", "Table 1", "About.", "fine-tuning", (COLUMN,))
+
+
+def score(value: float = 0.5, method: str = "MLM, Transformer", baseline: bool = False, **fields) -> Score:
+    model = Trained(method, fields.pop("about", ""), ("id",), baseline=baseline)
+    return Score(model, fields.pop("stage", "fine-tuning"), "stability", fields.pop("split", "test"), "spearman", value, **fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "higher", "expected"),
+    [
+        ({"baselines": (("a", 0.4), ("b", 0.45))}, True, "better"),
+        ({"baselines": (("a", 0.4), ("b", 0.6))}, True, "not better"),
+        ({"baselines": (("a", 0.5),)}, True, "not better"),  # as good is not better
+        ({"baselines": (("a", 0.4),), "low": 0.39, "high": 0.6}, True, "unclear"),
+        ({"baselines": (("a", 0.4),), "low": 0.41, "high": 0.6}, True, "better"),
+        ({"baselines": (("a", 0.6), ("b", 0.9))}, False, "better"),  # of errors the lowest is the strongest
+        ({"baselines": (("a", 0.6), ("b", 0.4))}, False, "not better"),
+        ({"baselines": (("a", 0.6),), "low": 0.45, "high": 0.61}, False, "unclear"),
+        ({"baselines": (("a", 0.4),), "deviation": 0.1, "seeds": 4}, True, "unclear"),  # 0.5 - 2 * 0.1 / 2 = 0.4
+        ({"baselines": (("a", 0.4),), "deviation": 0.1, "seeds": 16}, True, "better"),  # 0.45
+        ({}, True, ""),
+        ({"baselines": (("a", 0.4),), "baseline": True}, True, ""),
+    ],
+)
+def test_a_score_is_judged_by_its_strongest_baseline_and_its_interval(fields, higher, expected):
+    assert verdict(score(**fields), higher) == expected
+
+
+def test_the_interval_of_a_mean_over_seeds_is_two_standard_errors():
+    assert interval(score(deviation=0.3, seeds=9)) == pytest.approx((0.3, 0.7))
+    assert interval(score(low=0.1, high=0.9, deviation=0.3, seeds=9)) == (0.1, 0.9)
+    assert interval(score(deviation=0.3, seeds=1)) == (None, None)
+    assert best_baseline(score(baselines=(("a", 1.0), ("b", 2.0))), False) == ("a", 1.0)
+
+
+def test_of_several_configurations_validation_chooses_and_the_others_are_counted():
+    found = [score(0.9, chosen_by=0.1), score(0.4, chosen_by=0.8), score(0.7, chosen_by=None)]
+    [row] = fill(TABLE, found, ())
+    assert (row.scores["stability"].value, row.scores["stability"].others) == (0.4, 2)
+
+
+def test_published_figures_stand_beside_the_same_method_and_alone_where_there_is_none(monkeypatch):
+    monkeypatch.setitem(SAME_METHOD, ("Paper", "TAPE's"), "MLM, Transformer")
+    figures = [Published("Paper", "stability", row, "rho", value, "source") for row, value in (("TAPE's", 0.7), ("UniRep", 0.6))]
+    figures.append(Published("Another paper", "stability", "TAPE's", "rho", 0.1, "source"))
+    rows = fill(TABLE, [score(0.5), score(0.3, "MLM, Transformer", about="frozen"), score(0.2, "One-hot", baseline=True)], figures)
+    assert [(row.method, row.about, row.baseline) for row in rows] == [
+        ("MLM, Transformer", "", False),
+        ("MLM, Transformer", "frozen", False),
+        ("One-hot", "", True),
+        ("UniRep", "", False),
+    ]
+    assert [row.published["stability"].value if row.published else None for row in rows] == [0.7, 0.7, None, 0.6]
+
+
+def test_a_score_of_another_split_stage_or_method_stays_out():
+    strangers = [score(split="valid"), score(stage="probe"), score(method="CPCProt")]
+    only = Table("Paper", "Table 1", "About.", "fine-tuning", (COLUMN,), only=("MLM, Transformer",))
+    assert fill(only, strangers, ()) == []
+    assert [row.method for row in fill(TABLE, strangers, ())] == ["CPCProt"]
+
+
+def test_baselines_stand_only_where_something_stands_to_beat_them():
+    assert fill(TABLE, [score(baseline=True)], ()) == []
+
+
+def test_tables_have_names_of_their_own_and_find_their_published_figures():
+    assert len({table.key for table in TABLES}) == len(TABLES)
+    known = {(figure.paper, figure.table, figure.column) for figure in PUBLISHED}
+    for table in TABLES:
+        assert len({column.name for column in table.columns}) == len(table.columns)
+        for column in table.columns:
+            assert column.published is None or (table.paper, *column.published) in known
+    assert all((paper, row) in {(figure.paper, figure.row) for figure in PUBLISHED} for paper, row in SAME_METHOD)
+
+
+def test_every_published_task_figure_has_a_cell():
+    placed = {id(figure) for table in TABLES for row in fill(table, (), PUBLISHED) for figure in row.published.values()}
+    assert [figure for figure in PUBLISHED if id(figure) not in placed and figure.table != "parameters"] == []
+
+
+def test_methods_are_named_by_objective_and_encoder():
+    assert method_name("PMLM", "Transformer") == "PMLM, Transformer"
+    assert method_name("CPCProt", "CPCProt", frozen=True) == "CPCProt, frozen"
+    assert method_name(None, "Convolution") == "Convolution, not pre-trained"
+    assert method_name(None, "One-hot", frozen=True) == "One-hot, frozen"
+    assert method_name("MLM", "Transformer", equal_time=True) == "MLM, Transformer, equal time"
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [("0.5", 0.5), (2, 2.0), ("nan", None), (math.inf, None), (True, None), ("x", None), (None, None), ([1], None)]
+)
+def test_only_finite_numbers_are_read(value, expected):
+    assert number(value) == expected
+
+
+def test_what_is_not_of_the_form_is_left_out():
+    assert numbers({"a": 1, "b": "x", "c": None}) == {"a": 1.0} and numbers([1]) == {}
+    assert pair([0.1, 0.2]) == (0.1, 0.2) and pair([0.1]) == pair("ab") == pair([0.1, None]) == (None, None)
+    assert mean_of([1.0, 3.0]) == 2 and mean_of([1.0, None]) is None and mean_of([]) is None
+
+
+def run(params=(), tags=(), metrics=()) -> RunRecord:
+    return RunRecord("id", "run", "experiment", "1", "FINISHED", None, 0, None, dict(params), dict(tags), dict(metrics))
+
+
+def test_the_task_of_an_older_run_is_read_from_the_name_of_its_data():
+    assert task_of(run(tags={"data": "anything", "data_task": "contacts"})) == "contacts"
+    assert task_of(run(tags={"data": "stability_published"})) == "stability"
+    assert task_of(run(tags={"data": "mine", "data_task": "my task"})) == ""
+
+
+def test_a_configuration_is_all_but_seed_name_and_surrounding():
+    one = run({"name": "a", "seed": "0", "workers.count": "1", "optimizer.learning_rate": "0.1"}, {"data_checksum": "x"})
+    same = run({"name": "b", "seed": "1", "workers.count": "2", "optimizer.learning_rate": "0.1"}, {"data_checksum": "x"})
+    assert configuration(one) == configuration(same)
+    assert configuration(run({"optimizer.learning_rate": "0.2"}, {"data_checksum": "x"})) != configuration(one)
+    assert configuration(run({"optimizer.learning_rate": "0.1"}, {"data_checksum": "y"})) != configuration(one)
+
+
+def test_without_a_file_of_scores_the_metrics_of_test_splits_are_taken():
+    metrics = {"best_valid/spearman": 0.7, "test/spearman": 0.5, "test_cb513/accuracy": 0.6, "valid/loss": 1.0}
+    assert by_split_of(metrics) == {"valid": {"spearman": 0.7}, "test": {"spearman": 0.5}, "test_cb513": {"accuracy": 0.6}}
+
+
+def test_what_pre_training_has_to_beat():
+    metrics = {
+        "valid_chance/perplexity": math.e**2,
+        "valid_contacts/random_precision_medium_long": 0.03,
+        "valid_contrast/chance_cpc": 0.002,
+    }
+    assert floor_of("table2", "L_pmlm", metrics) == (("residue frequencies", pytest.approx(4.0)),)
+    assert floor_of("contacts", "P_at_L5_medium_long", metrics) == (("random ranking", 0.03),)
+    assert floor_of("contrast", "accuracy_cpc", metrics) == (("chance", 0.002),)
+    assert floor_of("table2", "perplexity", {}) == floor_of("table2", "ACC_mlm", metrics) == ()
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(0.0, 1.0, [0, 0.2, 0.4, 0.6, 0.8, 1]), (14.4, 18.2, [14, 15, 16, 17, 18, 19]), (0.5, 0.5, [0.5, 0.6]), (0.0, 0.0, [0, 0.2])],
+)
+def test_marks_are_round_and_hold_the_range(low, high, expected):
+    found = round_marks(low, high, 5)
+    assert found[:2] == pytest.approx(expected[:2]) and found[0] <= low and found[-1] >= high and len(found) <= 7
+
+
+def test_counts_are_short():
+    assert [short(value) for value in (12, 1500, 1.7e6, 999_900, 196_566_670, 2.5e9)] == ["12", "1.5 k", "1.7 M", "1 M", "197 M", "2.5 G"]
+
+
+def test_charts_lie_within_their_frame_and_escape_names():
+    drawn = lines([Series("<b>", ((0.0, 1.0), (10.0, 3.0))), Series("other", ((5.0, 2.0),))], "tokens", "loss", ("chance", 4.0))
+    assert drawn.count("<polyline") == 2 and "&lt;b&gt;" in drawn and "<b>" not in drawn
+    points = numbered_points([Series("a", ((1e6, 0.3),)), Series("b", ((1e8, 0.7),), hollow=True)], "parameters", "rho")
+    places = [float(part.split('"')[1]) for part in points.split(" c")[1:] if part.startswith(("x=", "y="))]
+    assert len(places) == 4 and all(0 < place < 440 for place in places)
+    assert numbered_points([Series("alone", ((5e6, 0.0),))], "parameters", "rho")  # one point, no range
+
+
+def test_runs_log_the_number_of_weights_of_their_encoder(tmp_path):
+    outbox = Outbox(tmp_path, "driver")
+    experiment = Experiment("small", "corpus", MLM(), TransformerShape(layers=1, width=16, heads=2, hidden=32))
+    describe_experiment(outbox, experiment)
+    [params] = [
+        record["values"] for record, _ in read_records(tmp_path / "tracking" / "outbox-driver.jsonl", 0) if record["kind"] == "params"
+    ]
+    assert params["parameters"] == str(sum(weight.numel() for weight in experiment.encoder.build().parameters()))
+
+
+@pytest.mark.parametrize(
+    ("options", "task"), [('{"task": "contacts"}', "contacts"), ('{"task": null}', ""), ("{}", ""), ("no JSON", ""), ("[]", "")]
+)
+def test_labelled_data_know_the_task_that_they_were_imported_as(options, task):
+    manifest = LabelledManifest(1, "now", "contacts", "label", (), (), "", "", options, "", ())
+    assert LabelledData(Path("data"), manifest).task == task
