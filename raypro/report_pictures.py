@@ -14,6 +14,8 @@ from raypro.evaluate.report_tables import Table
 from raypro.mlflow_store import RunRecord
 from raypro.report_runs import Runs
 
+RANDOM_MASKING = "valid/loss_random"
+"""Where a noiser masks too, the loss on what is masked at random: that of the others."""
 MOST_LINES, MOST_MAPS = 8, 12
 """Runs that one chart shows, the newest, and contact maps on the page."""
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -80,6 +82,8 @@ def over_tokens(runs: Runs) -> list[Figure]:
 
 def _curve(runs: Runs, record: RunRecord, metric: str, shown: Callable[[float], float]) -> Series:
     """Return a metric over tokens: those that were logged last, by the step of each point."""
+    if metric == "valid/loss_mlm" and RANDOM_MASKING in record.metrics:
+        metric = RANDOM_MASKING
     seen = runs.store.curve(record.run_id, "train/tokens")
     points = []
     for step, value in runs.store.curve(record.run_id, metric):

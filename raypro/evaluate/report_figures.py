@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from html import escape
 
 WIDTH, HEIGHT = 440, 290
-LEFT, RIGHT, TOP, BOTTOM = 52, 14, 12, 44
+LEFT, RIGHT, TOP, BOTTOM = 52, 28, 12, 44
 DASHES = ("", "7 4", "2 3", "10 3 2 3")
 COLOURS = 6
 """Classes c0 to c5 of the page's style sheet."""
