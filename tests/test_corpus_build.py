@@ -21,6 +21,7 @@ from raypro.data import build as building
 from raypro.data.build import DUPLICATE, BuildOptions, build
 from raypro.data.corpus import MANIFEST, SPLITS, Corpus, sha256_of
 from raypro.data.gather import GatherJob, SplitRule, gather
+from raypro.data.memory import system_memory
 from raypro.data.readers import Piece
 from raypro.data.records import Limits
 from raypro.data.scatter import ScatterJob, scatter
@@ -130,6 +131,29 @@ def test_families_are_held_out_where_there_are_no_clans(tmp_path: Path) -> None:
     report = build([path], tmp_path / "none", BuildOptions(hold_out_share=0.0))
     assert report.corpus.rows("test") == 0
     assert any(warning.startswith("no test split") for warning in report.warnings)
+
+
+def test_of_identical_sequences_the_first_record_stays(tmp_path: Path) -> None:
+    names = [f"P{i:03d}" for i in range(300)]
+    path = tmp_path / "a.fasta"
+    path.write_text("".join(f">{name}\n{'ACDEFGHIKLMNPQRSTVWY'[i % 7 :]}\n" for i, name in enumerate(names)))
+    report = build([path], tmp_path / "c", BuildOptions(valid_share=0.0))
+    assert sorted(row["id"] for row in rows(report.corpus, "train")) == names[:7]
+
+
+def test_arrows_memory_pool_comes_back_after_an_error() -> None:
+    before = pa.default_memory_pool()
+    mine = pa.proxy_memory_pool(before)
+    pa.set_memory_pool(mine)
+    try:
+        with pytest.raises(ValueError, match="inside"), system_memory():
+            assert pa.default_memory_pool().backend_name == "system"
+            raise ValueError("inside")
+        buffer = pa.allocate_buffer(1000)
+        assert mine.bytes_allocated() >= 1000
+        del buffer
+    finally:
+        pa.set_memory_pool(before)
 
 
 def test_kept_duplicates_stay_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

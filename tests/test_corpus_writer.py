@@ -69,3 +69,4 @@ def test_statistics_are_those_of_a_plain_count(tmp_path: Path) -> None:
 def test_count_bytes_matches_bincount(size: int) -> None:
     letters = np.random.default_rng(size).integers(0, 256, size).astype(np.uint8)
     np.testing.assert_array_equal(count_bytes(letters), np.bincount(letters, minlength=256))
+    np.testing.assert_array_equal(count_bytes(letters[1:]), np.bincount(letters[1:], minlength=256))  # from an odd address

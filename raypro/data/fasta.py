@@ -105,7 +105,9 @@ def parse_block(block: bytes | memoryview, lines_before: int = 0) -> tuple[pa.Ta
         ends = np.append(ends, len(text))
     starts = np.concatenate(([0], ends[:-1] + 1))[: len(ends)]
     first = text[starts]  # of an empty line: its line end
-    ends = ends - ((ends > starts) & (text[ends - 1] == ord("\r")))
+    returns = text[ends - 1] == ord("\r")
+    if returns.any():
+        ends = ends - ((ends > starts) & returns)
     header = first == ord(">")
     headers = np.flatnonzero(header)
     if not len(headers):

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
 from raypro.data.corpus import SCHEMA, SPLITS, CorpusFile
+from raypro.data.memory import system_memory
 from raypro.data.scatter import SCATTERED, Blocks, bucket_slices
 from raypro.data.writer import SplitWriter, Statistics
 
@@ -69,6 +70,7 @@ class Gathered:
     """Held-out groups that occur."""
 
 
+@system_memory()
 def gather(job: GatherJob, shard: tuple[int, range]) -> Gathered:
     """Write the splits of shard number ``shard[0]``, which has the buckets ``shard[1]``."""
     number, buckets = shard
@@ -122,7 +124,7 @@ def choose(
     """
     hashes = table["hash"].to_numpy()
     held, groups = _held_out(table, rule)
-    order = np.lexsort((~held, hashes)) if groups else np.argsort(hashes, kind="stable")
+    order = np.lexsort((~held, hashes)) if groups else _stable_order(hashes)
     first = _first_of_equals(table["sequence"].chunk(0), hashes, order)
     starts = np.flatnonzero(first)
     in_test = np.repeat(held[order[starts]], np.diff(np.append(starts, len(order)))) if groups else np.zeros(len(order), bool)
@@ -148,6 +150,13 @@ def _held_out(table: pa.Table, rule: SplitRule) -> tuple[NDArray[np.bool_], froz
     if not held:
         return nothing, frozenset()
     return pc.is_in(table[rule.by], pa.array(held, pa.string())).to_numpy(), frozenset(held)
+
+
+def _stable_order(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Return the order that sorts ``hashes``, equal ones as they come: the quicker sort, which does not keep that, where none are equal."""
+    order = np.argsort(hashes)
+    ordered = hashes[order]
+    return np.argsort(hashes, kind="stable") if (ordered[1:] == ordered[:-1]).any() else order
 
 
 def _first_of_equals(sequences: pa.BinaryArray, hashes: NDArray[np.uint64], order: NDArray[np.int64]) -> NDArray[np.bool_]:

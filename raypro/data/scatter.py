@@ -16,6 +16,7 @@ from xxhash import xxh3_64_intdigest
 
 from raypro.data.headers import with_clans
 from raypro.data.leakage import Targets
+from raypro.data.memory import system_memory
 from raypro.data.readers import Piece, read_piece
 from raypro.data.records import RECORDS, REJECTS, Limits, binary_buffers, clean
 
@@ -68,6 +69,7 @@ class Scattered:
     nucleotides: int = 0
 
 
+@system_memory()
 def scatter(job: ScatterJob, numbered: tuple[int, Piece]) -> Scattered:
     """Read the piece ``numbered[1]``, which is number ``numbered[0]`` of the build, and write its records as parts.
 
@@ -109,10 +111,8 @@ def without_leaks(records: pa.Table, excluded: Targets) -> tuple[pa.Table, pa.Ta
 
 def hash_sequences(sequences: pa.BinaryArray, seed: int) -> NDArray[np.uint64]:
     """Return XXH3 (64 bits) of each sequence."""
-    offsets, letters = binary_buffers(sequences)
-    data, at = letters.tobytes(), offsets.tolist()
-    each = map(data.__getitem__, map(slice, at, at[1:]))  # no Python step per sequence
-    return np.fromiter(map(xxh3_64_intdigest, each, repeat(seed)), np.uint64, len(sequences))
+    digests = map(xxh3_64_intdigest, sequences.to_pylist(), repeat(seed))  # no Python step per sequence
+    return np.fromiter(digests, np.uint64, len(sequences))
 
 
 def bucket_of(hashes: NDArray[np.uint64], buckets: int) -> NDArray[np.uint64]:

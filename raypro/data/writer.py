@@ -200,7 +200,10 @@ def string_buffers(array: pa.StringArray) -> tuple[NDArray[np.int32], NDArray[np
 
 def count_bytes(letters: NDArray[np.uint8]) -> NDArray[np.int64]:
     """Return how often each of the 256 byte values occurs in ``letters`` [n]."""
-    counts = np.zeros(256, np.int64)
-    modes = pc.mode(pa.array(letters), n=256)  # counts as it is stored, where np.bincount makes a copy of eight times the size
-    counts[modes.field("mode").to_numpy()] = modes.field("count").to_numpy()
+    pairs = np.zeros(1 << 16, np.int64)
+    even = len(letters) // 2 * 2  # two letters at a time: half the steps
+    modes = pc.mode(pa.array(letters[:even].view(np.uint16)), n=len(pairs))  # np.bincount would make a copy of four times the size
+    pairs[modes.field("mode").to_numpy()] = modes.field("count").to_numpy()
+    counts = pairs.reshape(256, 256).sum(0) + pairs.reshape(256, 256).sum(1)
+    counts[letters[even:]] += 1
     return counts
