@@ -2,6 +2,7 @@
 
 import csv
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,11 +19,16 @@ from raypro.core.noiser import GRUNoiserShape
 from raypro.core.objectives.adversarial import Adversarial
 from raypro.core.objectives.cpc import CPC
 from raypro.core.objectives.mlm import MLM
+from raypro.data.source import read_here
 from raypro.experiment import Experiment
+from raypro.home import RUN_FILE, run_folder
 from raypro.outbox import Outbox
+from raypro.pretraining import Pretraining
 from raypro.settings import Budget, Probing
 from raypro.space import Space
 from raypro.sweep_report import Spread
+from raypro.tracking import Sender
+from raypro.training import train
 from tests.small import TINY, hydrophobic_share, random_sequences, tiny_experiment, write_corpus
 
 ADVERSARIAL = Adversarial(noiser=GRUNoiserShape(8, 8, 1), noiser_steps=1, encoder_steps=1)
@@ -67,7 +73,7 @@ def test_a_comparison_that_makes_no_sense_is_refused(changes: dict, message: str
 
 
 def test_what_cannot_be_run_is_refused_before_anything_starts(tmp_path: Path, raypro_home: Path) -> None:
-    corpus = write_corpus(tmp_path / "corpus", {"train": random_sequences(40, 12, 30), "valid": random_sequences(8, 12, 30)}).path
+    corpus = small_corpus(tmp_path / "corpus")
     data = hydrophobic_share(tmp_path / "data", {"train": 8, "valid": 4, "test": 4}).path
     (tmp_path / "families.tsv").write_text("id\tfamily\tsequence\na\tf\tACDEFGHIKLMNPQ\n")
     probes = (("regression", str(data)),)
@@ -174,16 +180,26 @@ def test_every_encoder_is_fine_tuned_beside_random_weights_of_its_shape(monkeypa
     assert all(score.better and score.reached.value == 0.5 and score.how == TUNED for score in scores)
 
 
-@pytest.mark.cluster
-def test_a_comparison_ends_in_tables_and_runs_nothing_twice(
-    tmp_path: Path, raypro_home: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    corpus = write_corpus(tmp_path / "corpus", {"train": random_sequences(120, 12, 30), "valid": random_sequences(12, 12, 30, seed=1)})
+def pretrain_here(experiment: Experiment, resume: bool) -> None:
+    """What a run leaves, without Ray."""
+    run = run_folder(experiment.name)
+    run.mkdir(parents=True)
+    (run / RUN_FILE).write_text(json.dumps({"experiment": experiment.to_plain(), "data_checksum": ""}))
+    with Sender(run, experiment.stage, experiment.name):
+        train(Pretraining(experiment, read_here), run, lambda metrics, path: None, None)
+
+
+def small_corpus(folder: Path) -> Path:
+    return write_corpus(folder, {"train": random_sequences(120, 12, 30), "valid": random_sequences(12, 12, 30, seed=1)}).path
+
+
+def test_a_comparison_ends_in_tables_and_runs_nothing_twice(tmp_path: Path, raypro_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = hydrophobic_share(tmp_path / "data", {"train": 48, "valid": 16, "test": 16})
-    asked = comparison(corpus.path, probes=(("regression", str(data.path)),), fitted=30, predicted=10)
+    asked = comparison(small_corpus(tmp_path / "corpus"), probes=(("regression", str(data.path)),), fitted=30, predicted=10)
     started: list[str] = []
-    pretrain, evaluate = comparing.pretrain, module.evaluate_labelled
-    monkeypatch.setattr(comparing, "pretrain", lambda run, resume: (started.append(run.name), pretrain(run, resume=resume)))
+    monkeypatch.setattr(module, "ray_session", nullcontext)
+    monkeypatch.setattr(comparing, "pretrain", lambda run, resume: (started.append(run.name), pretrain_here(run, resume)))
+    evaluate = module.evaluate_labelled
     probed: list[bool] = []
     monkeypatch.setattr(module, "evaluate_labelled", lambda *a, **more: (probed.append(more["baselines"]), evaluate(*a, **more))[1])
 
@@ -211,3 +227,14 @@ def test_a_comparison_ends_in_tables_and_runs_nothing_twice(
     assert json.loads((folder / "probes" / names[0] / "regression" / "probes.json").read_text())["predicted"] == {"valid": 10, "test": 10}
     with pytest.raises(InputError, match="run tried-mlm-tokens exists, finished, and is another experiment"):
         compare_objectives(replace(asked, residues=2000))
+
+
+@pytest.mark.cluster
+def test_a_comparison_on_ray(tmp_path: Path, raypro_home: Path, ray_cluster: None) -> None:
+    data = hydrophobic_share(tmp_path / "data", {"train": 48, "valid": 16, "test": 16})
+    asked = comparison(small_corpus(tmp_path / "corpus"), minutes=None, probes=(("regression", str(data.path)),))
+    mlm, adversarial = compare_objectives(asked)
+    rows = list(csv.DictReader((asked.folder / "table.csv").open()))
+    assert [row["run"] for row in rows] == [mlm.label, adversarial.label] == ["mlm", "adversarial"]
+    assert all(1000 <= int(row["residues"]) < 1256 for row in rows)  # the step that reaches it is the last
+    assert int(rows[1]["steps"]) > int(rows[0]["steps"])  # of the adversarial run's steps half are the noiser's

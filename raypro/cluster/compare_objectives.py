@@ -219,7 +219,7 @@ def probe_once(
     path, shape = competitor.finished.checkpoint, competitor.experiment.encoder
     folder = comparison.folder / "probes" / competitor.experiment.name / probe
     bounds = {name: getattr(comparison, name) for name in (("families", "members") if probe == FAMILIES else ("fitted", "predicted"))}
-    about = {"encoder": str(path), "data": str(Path(data).expanduser().absolute()), "seed": 0, **bounds}
+    about = {"encoder": str(path), "data": str(Path(data).expanduser().absolute()), "seed": 0, "bounds": bounds}
     file = folder / FIGURES
     said: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
     if about.items() <= said.items():

@@ -24,6 +24,8 @@ PROBED, TUNED = "probe", "fine-tuned"
 MARK = "†"
 """Stands behind a figure that is not better than the best of its baselines."""
 UNTRAINED = "random weights"
+SHOWN_COSTS = ["run", "parameters", "steps", "residues", "minutes"]
+"""What a terminal shows of the costs; the files hold all."""
 
 
 @dataclass(frozen=True)
@@ -166,11 +168,14 @@ def report(
     for setting in settings:
         costs, reached = _costs([c for c in competitors if c.setting == setting]), _reached([s for s in scores if s.setting == setting])
         lines += [f"## {setting.capitalize()}", ""]
-        for (columns, rows), title in ((costs, "pre-training"), (reached, f"95 % intervals; {MARK}: not better than the best baseline")):
+        for (columns, rows), shown, title in (
+            (costs, SHOWN_COSTS, "pre-training"),
+            (reached, reached[0], f"95 % intervals; {MARK}: not better than the best baseline"),
+        ):
             lines += [*markdown(columns, rows), ""]
-            table = Table(*columns, title=f"{name}, {setting}: {title}", title_justify="left")
+            table = Table(*shown, title=f"{name}, {setting}: {title}", title_justify="left")
             for row in rows:
-                table.add_row(*row)
+                table.add_row(*(cell for column, cell in zip(columns, row, strict=True) if column in shown))
             console.print(table)
     marked = f"{MARK} not better than the best of its baselines, the rows below the encoders; of random weights, those of its own shape"
     text = "\n".join([*lines, *(f"- {line}" for line in (marked, *notes))]) + "\n"
@@ -185,7 +190,18 @@ def report(
 
 
 def _costs(competitors: Sequence[Competitor]) -> tuple[list[str], list[list[str]]]:
-    columns = ["run", "objective", "encoder", "parameters", "with heads", "steps", "residues", "minutes", "chosen: step", "residues"]
+    columns = [
+        "run",
+        "objective",
+        "encoder",
+        "parameters",
+        "with heads",
+        "steps",
+        "residues",
+        "minutes",
+        "chosen: step",
+        "chosen: residues",
+    ]
     rows = []
     for competitor in competitors:
         experiment, finished = competitor.experiment, competitor.finished
