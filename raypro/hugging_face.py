@@ -84,10 +84,10 @@ def folder_of(path_or_id: str | Path) -> Path:
     try:
         import huggingface_hub
 
-        needed = ["*.json", "*.txt", "*.model", "*.safetensors"]
+        needed = ["*.json", "*.txt", "*.model", "model*.safetensors"]
         fetched = Path(huggingface_hub.snapshot_download(name, allow_patterns=needed, ignore_patterns=["*/*"]))
         if not _has_any(fetched, SAFE):
-            huggingface_hub.snapshot_download(name, allow_patterns=["*.bin"], ignore_patterns=["*/*"], revision=fetched.name)
+            huggingface_hub.snapshot_download(name, allow_patterns=["pytorch_model*.bin"], ignore_patterns=["*/*"], revision=fetched.name)
     except Exception as error:  # of many kinds: no network, no such name, no right to it
         raise InputError(f"{name}: no such folder, and the hub does not give it ({_first_line(error)}); give a folder") from None
     return fetched

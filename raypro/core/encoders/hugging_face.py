@@ -91,22 +91,20 @@ class HuggingFace(nn.Module):
             seen = seen & (tokens != SEP)
         first = 0 if self.shape.starts else 1  # CLS is always our first token
         tokens, seen = tokens[:, first:], seen[:, first:]
-        # Attention over nothing at all is no number: a sequence without residues, where the model adds no tokens, keeps one.
-        attended = seen | ~seen.any(dim=1, keepdim=True)
         if inputs is None:
-            h = self._vectors(tokens, attended)
+            h = self._vectors(tokens, seen)
         else:
-            with self._in_place_of_tokens(inputs[:, first:], attended):
-                h = self._vectors(tokens.masked_fill(tokens == MASK, UNK), attended)
+            with self._in_place_of_tokens(inputs[:, first:], seen):
+                h = self._vectors(tokens.masked_fill(tokens == MASK, UNK), seen)
         h = h.masked_fill(~seen[:, :, None], 0.0)
         return nn.functional.pad(h, (0, 0, first, 0))
 
-    def _vectors(self, tokens: Tensor, attended: Tensor) -> Tensor:
-        h: Tensor = self.model(input_ids=self.vocabulary[tokens], attention_mask=attended.long(), return_dict=True).last_hidden_state
+    def _vectors(self, tokens: Tensor, seen: Tensor) -> Tensor:
+        h: Tensor = self.model(input_ids=self.vocabulary[tokens], attention_mask=seen.long(), return_dict=True).last_hidden_state
         return h
 
     @contextmanager
-    def _in_place_of_tokens(self, inputs: Tensor, attended: Tensor) -> Iterator[None]:
+    def _in_place_of_tokens(self, inputs: Tensor, seen: Tensor) -> Iterator[None]:
         """Let the model's embedding give mixtures of its tokens' vectors.
 
         Not by ``inputs_embeds``: of some models, ESM's for one, that stands for the embedding with its positions and norms.
@@ -117,7 +115,7 @@ class HuggingFace(nn.Module):
         if getattr(self.model.config, "token_dropout", False):
             # ESM: a mask has no vector, and the others grow by the share of masks among a sequence's tokens.
             vectors = vectors.masked_fill(torch.arange(SIZE, device=inputs.device)[:, None] == MASK, 0.0)
-            masks = (inputs[:, :, MASK] * attended).sum(dim=1) / attended.sum(dim=1)
+            masks = (inputs[:, :, MASK] * seen).sum(dim=1) / seen.sum(dim=1)
             scale = 1 / (1 - masks)[:, None, None]
         with torch.autocast(inputs.device.type, enabled=False):
             mixtures = inputs.to(vectors.dtype) @ vectors * scale
