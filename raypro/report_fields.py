@@ -46,6 +46,12 @@ def pair(value: object) -> tuple[float | None, float | None]:
     return (low, high) if low is not None and high is not None else (None, None)
 
 
+def overlap_of(value: object) -> tuple[int, int] | None:
+    """Return how many sequences of a split the corpus holds, (identical, near), of what a run wrote; None where it is not known."""
+    found = numbers(value)
+    return (int(found["identical"]), int(found["near"])) if {"identical", "near"} <= found.keys() else None
+
+
 def mean_of(values: Iterable[float | None]) -> float | None:
     """Return the mean; None where one is not known, or there is none."""
     known = list(values)

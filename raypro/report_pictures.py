@@ -108,7 +108,9 @@ def _contact_maps(runs: Runs) -> Iterator[Figure]:
             if name.startswith("contacts_") and name.endswith(".png") and name != "contacts_valid.png":
                 picture = runs.store.bytes(record.run_id, path)
                 if picture and picture.startswith(PNG):
-                    yield Figure(record.name, name.removesuffix(".png").replace("_", " "), image(picture, f"contact maps of {record.name}"))
+                    yield Figure(
+                        record.name, name.removesuffix(".png").replace("_", " "), image(picture, f"contact maps of {record.name}"), True
+                    )
 
 
 def image(png: bytes, text: str) -> str:

@@ -31,6 +31,7 @@ from raypro.report_fields import (
     numbers,
     objective_of,
     over_seeds,
+    overlap_of,
     pair,
     parameters_of,
     sum_of,
@@ -128,10 +129,12 @@ class Runs:
     def _model(self, record: RunRecord, seeds: Sequence[RunRecord]) -> Trained:
         """Return the model of a fine-tuning run or sweep, whose weights were trained by ``seeds``."""
         start, frozen = record.params.get("start", "None"), record.params.get("frozen") == "True"
-        before = next((r for r in reversed(self.pretrained) if r.name == PurePath(start).parent.name), None) if start != "None" else None
+        place = PurePath(start)  # a run's checkpoint is a folder step_... in the run's, an imported encoder a folder of its own
+        source = place.parent.name if place.name.startswith("step_") else place.name
+        before = next((r for r in reversed(self.pretrained) if r.name == source), None) if start != "None" else None
         objective = None if start == "None" else objective_of(before) if before else "pre-trained"
         equal_time = before is not None and "equal-time" in before.name
-        about = [f"from {before.name if before else PurePath(start).parent.name}"] if start != "None" else []
+        about = [f"from {source}"] if start != "None" else []
         tokens = mean_of([run.metrics.get("train/tokens") for run in seeds])
         minutes = mean_of([minutes_of(run) for run in seeds])
         if start != "None":
@@ -157,8 +160,7 @@ class Runs:
         baselines, intervals, overlaps = (mapping(written.get(name)) for name in ("baselines", "intervals", "corpus_overlap"))
         chosen_by = number(mapping(checked.get("valid")).get(TASKS[task]().primary))
         for split, metrics in checked.items():
-            seen = mapping(overlaps.get(split))
-            overlap = (int(number(seen.get("identical")) or 0), int(number(seen.get("near")) or 0)) if seen else None
+            overlap = overlap_of(overlaps.get(split))
             for metric, value in numbers(metrics).items():
                 low, high = pair(mapping(intervals.get(split)).get(metric))
                 others = {name: numbers(mapping(by_split).get(split)).get(metric) for name, by_split in baselines.items()}
@@ -198,6 +200,7 @@ class Runs:
         data = {"data": PurePath(str(written.get("data", ""))).name, "data_checksum": str(written.get("data_checksum", ""))[:12]}
         findings = [finding for finding in written.get("probes") or () if isinstance(finding, dict)]
         own = findings[0].get("representation") if findings else None
+        overlaps = mapping(written.get("corpus_overlap"))
         for finding in findings:
             name, probe = str(finding.get("representation")), str(finding.get("probe"))
             for split, metrics in mapping(finding.get("scores")).items():
@@ -210,6 +213,7 @@ class Runs:
                     rivals = [(f, numbers(mapping(mapping(f.get("scores")).get(split))).get(metric)) for f in findings if f is not finding]
                     known = [(str(f["representation"]), v) for f, v in rivals if v is not None and f.get("probe") == probe]
                     chance = numbers(metrics).get("chance")
+                    score = replace(score, overlap=overlap_of(overlaps.get(split)))
                     yield replace(score, baselines=(*known, *([("chance", chance)] if chance is not None and metric == "accuracy" else [])))
 
 

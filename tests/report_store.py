@@ -18,6 +18,7 @@ SCORES = {
 PROBES = {
     "probe": "families",
     "data": "/data/families.tsv",
+    "corpus_overlap": {"test": {"rows": 50, "identical": 1, "near": 2}},
     "probes": [
         {"representation": name, "probe": "nearest neighbour", "scores": {"test": {"accuracy": value}}, "intervals": {}}
         for name, value in (("this encoder", 0.4), ("one-hot", 0.3), ("composition", 0.6))

@@ -30,6 +30,8 @@ class Figure:
     """More of it, in a sentence; may be empty."""
     html: str
     """The figure: SVG, or an img with its data."""
+    wide: bool = False
+    """Whether it takes the page's width."""
 
 
 @dataclass(frozen=True)
@@ -183,7 +185,8 @@ def _figures(name: str, figures: Sequence[Figure]) -> str:
         f"<figure><figcaption>{escape(f.title)}{f' <small>{escape(f.about)}</small>' if f.about else ''}</figcaption>{f.html}</figure>"
         for f in figures
     )
-    return f'<section id="{_anchor(name)}"><h2>{escape(name)}</h2><div class="figures">{drawn}</div></section>'
+    wide = " wide" if figures[0].wide else ""
+    return f'<section id="{_anchor(name)}"><h2>{escape(name)}</h2><div class="figures{wide}">{drawn}</div></section>'
 
 
 def _closing(report: Report) -> str:

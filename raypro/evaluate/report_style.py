@@ -60,6 +60,7 @@ th[aria-sort=ascending] button::after { content: "\\2191"; opacity: 1; color: va
 th[aria-sort=descending] button::after { content: "\\2193"; opacity: 1; color: var(--ink); }
 .hidden { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 23rem), 1fr)); gap: 1.6rem 2.2rem; margin: 1rem 0; }
+.figures.wide { grid-template-columns: minmax(0, 60rem); } .figures.wide img { width: auto; max-width: 100%; max-height: 34rem; }
 figure { margin: 0; break-inside: avoid; min-width: 0; }
 figcaption { font-size: .92rem; font-weight: 600; margin-bottom: .3rem; line-height: 1.35; }
 figcaption small { font-weight: 400; }
@@ -68,7 +69,7 @@ figure img { background: #fff; border: 1px solid var(--rule); }
 svg .grid { stroke: var(--rule); } svg .tick { stroke: var(--soft); } svg .mark { fill: var(--soft); font-size: 12px; }
 svg .name { fill: var(--ink); font-size: 12.5px; }
 svg .line { fill: none; stroke-width: 2; stroke-linejoin: round; }
-svg .floor { stroke: var(--soft); stroke-width: 1.4; stroke-dasharray: 1 3; }
+svg .floor { stroke: var(--soft); stroke-width: 1.6; stroke-dasharray: 3 3; }
 .line.c0 { stroke: var(--c0); } .line.c1 { stroke: var(--c1); } .line.c2 { stroke: var(--c2); }
 .line.c3 { stroke: var(--c3); } .line.c4 { stroke: var(--c4); } .line.c5 { stroke: var(--c5); }
 .dot.c0 { fill: var(--c0); } .dot.c1 { fill: var(--c1); } .dot.c2 { fill: var(--c2); }
