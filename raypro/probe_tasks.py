@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from raypro.config import InputError, nearest
 from raypro.data.corpus import Overlap
 from raypro.data.labelled import LabelledData
+from raypro.data.records import Limits
 from raypro.encoder import LoadedEncoder
 from raypro.evaluate.families import Grouped, draw_families, read_families
 from raypro.evaluate.metrics import bootstrap
@@ -144,7 +145,7 @@ def evaluate_labelled(
         InputError: the data hold other labels, lack a split, or leave nothing to probe.
     """
     task = require_labels(probe, data).fitted_to(data)
-    splits, notes = _read(data, data.splits if tests else ("train", "valid"), encoder.limits.min_length)
+    splits, notes = _read(data, data.splits if tests else ("train", "valid"), encoder.limits)
     for name, split in splits.items():
         most = fitted if name == "train" else predicted
         if most is not None and most < len(split.ids):
@@ -189,7 +190,7 @@ def evaluate_families(
         members: distinct sequences of each.
         column: what proteins are grouped by.
     """
-    proteins = read_families(path, column, encoder.limits.min_length)
+    proteins = read_families(path, column, encoder.limits)
     draw = draw_families(proteins, families, members, seed=seed)
     known, asked = (_rows(proteins, draw.labels, rows) for rows in (draw.train, draw.test))
     shown = with_baselines(encoder, pooling, max(map(len, known.sequences)), 1, seed)[: None if baselines else 1]
@@ -280,16 +281,16 @@ def _finding(
     return Finding(representation.name, probe.method, probe.setting, probe.tried, probe.note, scores, intervals, predictions)
 
 
-def _read(data: LabelledData, names: Sequence[str], shortest: int) -> tuple[dict[str, Split], list[str]]:
-    """Return the splits without the proteins shorter than ``shortest`` residues, and what a person should know of that."""
+def _read(data: LabelledData, names: Sequence[str], limits: Limits) -> tuple[dict[str, Split], list[str]]:
+    """Return the splits without the proteins that are too short or too long, and what a person should know of that."""
     splits, notes = {}, []
     for name in names:
         examples = data.read(name)
-        rows = np.flatnonzero(examples.lengths >= shortest)
+        rows = np.flatnonzero([limits.allow(length) for length in examples.lengths])
         if not len(rows):
-            raise InputError(f"{data.path}: {name}: no sequence of {shortest} residues or more, which this encoder needs")
+            raise InputError(f"{data.path}: {name}: no sequence of {limits.said}, as this encoder needs")
         if left_out := len(examples) - len(rows):
-            notes.append(f"{name}: {left_out:,} sequences shorter than {shortest} residues left out: the encoder has no vector for them")
+            notes.append(f"{name}: {left_out:,} sequences left out: the encoder has vectors for {limits.said} only")
         ids = examples.ids
         splits[name] = Split([ids[r] for r in rows], [examples.sequence(r) for r in rows], [examples.label(r) for r in rows])
     return splits, notes

@@ -9,6 +9,7 @@ import pytest
 
 from raypro.config import InputError
 from raypro.data.corpus import SCHEMA, Corpus, Manifest, write_manifest
+from raypro.data.records import Limits
 from raypro.data.writer import Statistics, write_split
 from raypro.evaluate.families import Grouped, draw_families, read_families
 from raypro.evaluate.probes import nearest_neighbour
@@ -91,7 +92,7 @@ def test_a_table_is_read_by_family_or_superfamily(tmp_path: Path) -> None:
     """What has no family, is too short or no protein is left out."""
     rows = ["p\ta.1\ta\tACDEF", "q\t\tb\tWWWW", "r\ta.2\ta\tAC", "s\ta.3\ta\tAC-D", "t\ta.4\ta\tmkvl"]
     path = write_table(tmp_path / "families.tsv.gz", "id\tfamily\tsuperfamily\tsequence", rows)
-    by_family = read_families(path, shortest=3)
+    by_family = read_families(path, limits=Limits(min_length=3))
     assert by_family == Grouped(["p", "t"], ["ACDEF", "MKVL"], ["a.1", "a.4"])
     assert read_families(path, "clan").families == ["a", "b", "a", "a"]
 

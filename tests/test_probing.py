@@ -17,6 +17,7 @@ from raypro.config import InputError
 from raypro.core.alphabet import STANDARD
 from raypro.core.encoders.cpcprot import CPCProtShape
 from raypro.core.encoders.onehot import OneHotShape
+from raypro.core.encoders.transformer import TransformerShape
 from raypro.data.labelled import LabelledData
 from raypro.encoder import load_encoder
 from raypro.evaluate import probe_plots
@@ -145,6 +146,15 @@ def test_residues_are_those_of_scikit_learn_by_hand(tmp_path: Path) -> None:
     np.testing.assert_allclose(predicted, expected, atol=5e-3)
 
 
+def test_what_is_beyond_an_encoders_positions_is_left_out_and_said(tmp_path: Path) -> None:
+    sequences = [*random_sequences(30, 12, 20), "A" * 21]
+    splits = {split: {"sequence": sequences, "label": [float(len(s)) for s in sequences]} for split in SIZES}
+    encoder = encoder_of(TransformerShape(1, 8, 2, 16, positions="learned", longest=20))
+    found = evaluate_labelled(encoder, "stability", write_labelled(tmp_path / "data", "regression", splits), baselines=False)
+    assert "valid: 1 sequences left out: the encoder has vectors for 1 to 20 residues only" in found.notes
+    assert found.train_size == 30
+
+
 def test_residues_that_are_fitted_are_bounded_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, most in (("TRAIN_PROTEINS", 30), ("VALID_PROTEINS", 7), ("TRAIN_RESIDUES", 200)):
         monkeypatch.setattr(probe_tasks, name, most)
@@ -158,8 +168,7 @@ def test_what_is_shorter_than_a_patch_is_left_out_everywhere_and_said(tmp_path: 
     sequences = random_sequences(30, 12, 40)
     splits = {split: {"sequence": [*sequences, "ACD"], "label": [float(len(s)) for s in sequences] + [9.0]} for split in SIZES}
     found = evaluate_labelled(encoder_of(PATCHES), "stability", write_labelled(tmp_path / "data", "regression", splits))
-    assert "test: 1 sequences shorter than 11 residues left out: the encoder has no vector for it" not in found.notes
-    assert "test: 1 sequences shorter than 11 residues left out: the encoder has no vector for them" in found.notes
+    assert "test: 1 sequences left out: the encoder has vectors for 11 residues or more only" in found.notes
     assert {len(f.predictions["test"]) for f in found.findings} == {30} and found.train_size == 30
     too_short = write_labelled(tmp_path / "short", "regression", {s: {"sequence": ["ACD"], "label": [1.0]} for s in SIZES})
     with pytest.raises(InputError, match="train: no sequence of 11 residues or more"):

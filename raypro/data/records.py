@@ -56,11 +56,23 @@ class Limits:
     too_long: str = CAUSES[LONG]
     """The cause that is given for one that is longer."""
 
+    @property
+    def said(self) -> str:
+        """The lengths in words."""
+        return f"{self.min_length} residues or more" if self.max_length is None else f"{self.min_length} to {self.max_length} residues"
+
+    def allow(self, length: int) -> bool:
+        """Return whether a length is accepted."""
+        return self.min_length <= length and (self.max_length is None or length <= self.max_length)
+
     def at_most(self, max_length: int | None) -> "Limits":
         """Return the same limits with that maximum, unless theirs is lower already; None: as they are."""
         if max_length is None or (self.max_length is not None and self.max_length <= max_length):
             return self
         return replace(self, max_length=max_length, too_long=CAUSES[LONG])
+
+
+ANY_LENGTH = Limits()
 
 
 def clean(records: pa.Table, limits: Limits) -> tuple[pa.Table, pa.Table]:

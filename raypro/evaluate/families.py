@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from raypro.config import InputError, nearest
 from raypro.data.corpus import MANIFEST, SCHEMA, Corpus
 from raypro.data.readers import pieces_of, read_piece
-from raypro.data.records import Limits, clean
+from raypro.data.records import ANY_LENGTH, Limits, clean
 
 COLUMNS = ("family", "clan", "taxon")
 """What proteins may be grouped by."""
@@ -46,14 +46,14 @@ class FamilyDraw:
     """What was drawn, as a sentence."""
 
 
-def read_families(path: str | Path, column: str = "family", shortest: int = 1) -> Grouped:
+def read_families(path: str | Path, column: str = "family", limits: Limits = ANY_LENGTH) -> Grouped:
     """Read proteins with their families from a corpus (all its splits), or from any file of sequences that names families.
 
     Args:
         path: a corpus's folder; a CSV, TSV or Parquet file with the columns ``sequence`` and ``family`` (or ``clan``, for which
             SCOP's ``superfamily`` is taken, or ``taxon``); a FASTA file with Pfam's headers.
         column: what proteins are grouped by, one of :data:`COLUMNS`.
-        shortest: residues of the shortest protein that is taken.
+        limits: of the proteins that are taken.
 
     Raises:
         InputError: no such column or file, or no protein has a family.
@@ -63,7 +63,7 @@ def read_families(path: str | Path, column: str = "family", shortest: int = 1) -
     place = Path(path).expanduser()
     table = _of_corpus(place, column) if (place / MANIFEST).is_file() else _of_file(place, column)
     rows = zip(*(table[name].to_pylist() for name in ("id", "sequence", column)), strict=True)
-    named = [row for row in rows if row[2] is not None and len(row[1]) >= shortest]
+    named = [row for row in rows if row[2] is not None and limits.allow(len(row[1]))]
     if not named:
         raise InputError(f"{path}: no protein in it has a {column}; give a table with a column {column!r}, or a corpus made of one")
     return Grouped(*(list(values) for values in zip(*named, strict=True)))
@@ -119,7 +119,7 @@ def _of_file(path: Path, column: str) -> pa.Table:
     """Read a file; records that are no proteins are left out."""
     tables = []
     for piece in pieces_of(path, "sequence", piece_bytes=1 << 62):  # one piece, however large
-        tables += [clean(records, Limits())[0] for records, _, _ in read_piece(piece, "sequence")]
+        tables += [clean(records, ANY_LENGTH)[0] for records, _, _ in read_piece(piece, "sequence")]
     if not tables:
         raise InputError(f"{path}: no sequence in it; give a table with the columns sequence and {column}")
     table = pa.concat_tables(tables).select(["id", "sequence", column])
