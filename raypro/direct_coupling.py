@@ -4,6 +4,7 @@ The alignment baseline of He et al. 2021, Table 3. How contacts are scored: :mod
 """
 
 import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -22,11 +23,17 @@ from raypro.data.table_writer import TableWriter, require_place
 from raypro.evaluate import plots
 from raypro.evaluate.alignment import LEAST_SEPARATION, Alignment, ColumnContacts, read_alignment, read_contacts
 from raypro.evaluate.contacts import DEPTHS, RANGES, apc, contact_precision
+from raypro.home import run_folder
+from raypro.presets import fresh_name
+from raypro.tracking import Sender
 from raypro.validation import alignment_map, load_model
 
 SEPARATIONS = {"over_4": (LEAST_SEPARATION, np.inf), **RANGES}
 ENOUGH = 5
 """Effective sequences a column from which couplings are worth much (Kamisetty et al. 2013 ask for five sequences a residue)."""
+KIND = "Alignment"
+"""The parameter ``kind`` of its runs in MLflow."""
+FIGURES = "metrics.json"
 FITTED, IMPLIED = "direct coupling analysis", "pair head, label-free"
 SCALES = {FITTED: "norm of couplings, APC-corrected", IMPLIED: "mutual information, nats, APC-corrected"}
 
@@ -49,7 +56,7 @@ def dca_command(
 ) -> None:
     """Predict contacts from an alignment by direct coupling analysis (a Potts model, pseudo-likelihood), without any language model.
 
-    Writes contacts.tsv (pairs of columns, best first), map.png and metrics.json.
+    Writes contacts.tsv (pairs of columns, best first), map.png and metrics.json; its run in MLflow holds them too.
 
     Args:
         alignment: the family: A3M, aligned FASTA or Stockholm, plain or gzip.
@@ -72,21 +79,29 @@ def dca_command(
     if model and not model.module.has_pair_head:
         raise InputError(f"{beside}: the model has no pair head, so it implies no contact map; train one with jobs/pretrain_pmlm.py")
     table = _place(out, overwrite)
-    console = Console()
-    fitted, effective = _fit(distinct, identity, penalty, steps, Console(stderr=True))
-    console.print(_said(family, distinct, effective, fitted), soft_wrap=True, highlight=False)
-    maps = {FITTED: apc(coupling_norms(fitted.couplings).numpy())}
-    if model:
-        maps[IMPLIED] = alignment_map(model, family, sequences, seed)
-    precisions = {name: _precision(scores, known) for name, scores in maps.items()} if known else {}
-    _write_pairs(table, maps[FITTED], family, known, separation)
-    panels = [(name, SCALES[name], scores) for name, scores in maps.items()]
-    name = alignment.name.split(".")[0]
-    picture = plots.save(plots.column_maps(panels, known.contacts if known else None, name, LEAST_SEPARATION), out / "map.png")
-    about = {"sequences": len(family.rows), "distinct": len(distinct.states), "effective": effective, "columns": family.width}
-    fit = {"steps": len(fitted.losses) - 1, "converged": fitted.converged, "loss": fitted.losses[-1]}
-    known_values = {title: {key: value for key, value in found.items() if not np.isnan(value)} for title, found in precisions.items()}
-    (out / "metrics.json").write_text(json.dumps({**about, **fit, "precision": known_values}, indent=1) + "\n")
+    console, name = Console(), alignment.name.split(".")[0]
+    run = run_folder(fresh_name(f"dca-{name}"))
+    with Sender(run, "alignments", run.name) as sender:
+        began = time.monotonic()
+        fitted, effective = _fit(distinct, identity, penalty, steps, Console(stderr=True))
+        console.print(_said(family, distinct, effective, fitted), soft_wrap=True, highlight=False)
+        minutes = (time.monotonic() - began) / 60
+        maps = {FITTED: apc(coupling_norms(fitted.couplings).numpy())}
+        if model:
+            maps[IMPLIED] = alignment_map(model, family, sequences, seed)
+        precisions = {title: _precision(scores, known) for title, scores in maps.items()} if known else {}
+        _write_pairs(table, maps[FITTED], family, known, separation)
+        panels = [(title, SCALES[title], scores) for title, scores in maps.items()]
+        picture = plots.save(plots.column_maps(panels, known.contacts if known else None, name, LEAST_SEPARATION), out / "map.png")
+        about = {"sequences": len(family.rows), "distinct": len(distinct.states), "effective": effective, "columns": family.width}
+        fit = {"steps": len(fitted.losses) - 1, "converged": fitted.converged, "loss": fitted.losses[-1]}
+        _write_figures(out / FIGURES, {**about, **fit}, precisions)
+        size = fitted.fields.numel() + fitted.couplings.numel()
+        settings = {"kind": KIND, "family": name, "identity": identity, "penalty": penalty, "parameters": size}
+        sender.outbox.params({**settings, **about, **fit})
+        sender.outbox.metrics(0, {"train/minutes": minutes, **precisions.get(FITTED, {})})
+        for path, folder in ((picture, "pictures"), (table, ""), (out / FIGURES, "")):
+            sender.outbox.artifact(path, folder)
     for scored, metrics in precisions.items():
         console.print(_table(scored, metrics))
     for path in (table, picture):
@@ -175,6 +190,11 @@ def _write_pairs(path: Path, scores: Map, family: Alignment, known: ColumnContac
     kinds = {"i": pa.int32(), "j": pa.int32(), "score": pa.float64()}
     with TableWriter(path, pa.schema([(name, kinds.get(name, pa.string())) for name in columns])) as writer:
         writer.write({name: values.tolist() for name, values in columns.items()})
+
+
+def _write_figures(path: Path, about: Mapping[str, object], precisions: Mapping[str, Mapping[str, float]]) -> None:
+    known = {title: {key: value for key, value in found.items() if not np.isnan(value)} for title, found in precisions.items()}
+    path.write_text(json.dumps({**about, "precision": known}, indent=1) + "\n")
 
 
 def _table(title: str, metrics: Mapping[str, float]) -> Table:

@@ -75,6 +75,11 @@ def objective_of(record: RunRecord) -> str:
     return OBJECTIVES.get(kind, kind)
 
 
+def equal_time_of(record: RunRecord) -> bool:
+    """Return whether a pre-training run of a comparison was held to the time that another one took."""
+    return record.tags.get("held equal") == "equal time" or "equal-time" in record.name
+
+
 def parameters_of(record: RunRecord) -> int | None:
     """Return the number of weights of a run's encoder; None in runs that did not log it."""
     found = number(record.params.get("parameters"))

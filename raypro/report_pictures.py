@@ -99,13 +99,12 @@ def contact_maps(runs: Runs) -> list[Figure]:
 
 
 def _contact_maps(runs: Runs) -> Iterator[Figure]:
-    for record in sorted([*runs.pretrained, *runs.fine_tuned], key=lambda record: -record.started_ms):
-        pretrained = record in runs.pretrained
-        if not pretrained and record.params.get("task.kind") != "Contacts":
+    for record in sorted([*runs.pretrained, *runs.aligned, *runs.fine_tuned], key=lambda record: -record.started_ms):
+        if record in runs.fine_tuned and record.params.get("task.kind") != "Contacts":
             continue
         for path in sorted(runs.store.files(record.run_id, "pictures")):
             name = path.rsplit("/", 1)[-1]
-            if name.startswith("contacts_") and name.endswith(".png") and name != "contacts_valid.png":
+            if name == "map.png" or (name.startswith("contacts_") and name.endswith(".png") and name != "contacts_valid.png"):
                 picture = runs.store.bytes(record.run_id, path)
                 if picture and picture.startswith(PNG):
                     yield Figure(

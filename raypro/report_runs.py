@@ -23,6 +23,7 @@ from raypro.report_fields import (
     configuration,
     data_of,
     encoder_of,
+    equal_time_of,
     floor_of,
     mapping,
     mean_of,
@@ -65,9 +66,15 @@ class Runs:
         kind = [r for r in self.records if r.params.get("kind") == "FineTuning" and r.status == "FINISHED" and not r.parent]
         return [r for r in kind if task_of(r)]
 
+    @cached_property
+    def aligned(self) -> list[RunRecord]:
+        """Direct coupling analyses of alignments (``raypro dca``) that ended well."""
+        return [r for r in self.records if r.params.get("kind") == "Alignment" and r.status == "FINISHED"]
+
     def scores(self) -> list[Score]:
         """Return all scores: of pre-training, of fine-tuning and of probes, baselines too."""
         found = [score for record in self.pretrained for score in self._of_pretraining(record)]
+        found += [score for record in self.aligned for score in self._of_alignment(record)]
         found += list(self._of_fine_tuning())
         found += [score for record in self.pretrained for score in self._of_probes(record)]
         unique: dict[tuple[object, ...], Score] = {}
@@ -84,7 +91,7 @@ class Runs:
 
     def trained(self, record: RunRecord) -> Trained:
         """Return the model of a pre-training run."""
-        method = method_name(objective_of(record), encoder_of(record), equal_time="equal-time" in record.name)
+        method = method_name(objective_of(record), encoder_of(record), equal_time=equal_time_of(record))
         return Trained(
             method,
             record.name,
@@ -111,6 +118,17 @@ class Runs:
                 baselines = () if floor is None else (("random ranking", floor),)
                 yield Score(about, "pre-training", "contacts", "valid", metric.removeprefix("contacts_"), value, baselines=baselines)
 
+    def _of_alignment(self, record: RunRecord) -> Iterator[Score]:
+        """Yield the contact precisions of an alignment, the other way to contacts without labels."""
+        about, place = record.params.get("family", record.name), self.link(record)
+        model = Trained("Direct coupling analysis", about, (record.run_id,), place, parameters_of(record), None, minutes_of(record))
+        for name, value in record.metrics.items():
+            metric = name.removeprefix("contacts/")
+            if metric.startswith("P_at_"):
+                floor = record.metrics.get(f"contacts/random_precision_{metric.split('_', 3)[-1]}")
+                baselines = () if floor is None else (("random ranking", floor),)
+                yield Score(model, "pre-training", "contacts", "valid", metric, value, baselines=baselines)
+
     def _of_fine_tuning(self) -> Iterator[Score]:
         ordered = sorted(self.fine_tuned, key=configuration)
         for _, alike in groupby(ordered, key=configuration):
@@ -133,7 +151,7 @@ class Runs:
         source = place.parent.name if place.name.startswith("step_") else place.name
         before = next((r for r in reversed(self.pretrained) if r.name == source), None) if start != "None" else None
         objective = None if start == "None" else objective_of(before) if before else "pre-trained"
-        equal_time = before is not None and "equal-time" in before.name
+        equal_time = before is not None and equal_time_of(before)
         about = [f"from {source}"] if start != "None" else []
         tokens = mean_of([run.metrics.get("train/tokens") for run in seeds])
         minutes = mean_of([minutes_of(run) for run in seeds])

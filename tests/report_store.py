@@ -24,6 +24,12 @@ PROBES = {
         for name, value in (("this encoder", 0.4), ("one-hot", 0.3), ("composition", 0.6))
     ],
 }
+ALIGNMENT = {
+    "params": {"kind": "Alignment", "family": "fold", "parameters": 441},
+    "tags": {},
+    "metrics": {0: {"contacts/P_at_L5_all": 0.9, "contacts/random_precision_all": 0.2, "train/minutes": 0.5}},
+}
+"""What a direct coupling analysis logs."""
 EVIL = '<script>alert("evil")</script>'
 
 
@@ -79,7 +85,8 @@ def fill_store(folder: Path) -> str:
         scores = {**SCORES, "scores": {"valid": {"spearman": 0.6}, "test": {"spearman": value}}}
         write_run(folder, address, "fine-tuning", f"scratch-{seed}", fine_tuning(seed), scores=json.dumps(scores))
     _sweep(folder, address)
-    _foreign(address)
+    write_run(folder, address, "alignments", "dca-fold", ALIGNMENT)
+    _foreign(address, folder / "others")
     return address
 
 
@@ -100,10 +107,10 @@ def _sweep(folder: Path, address: str) -> None:
             child.close("FINISHED")
 
 
-def _foreign(address: str) -> None:
+def _foreign(address: str, artifacts: Path) -> None:
     """Write runs of other programs: of no shape, and of one that looks like ours but is not."""
     client = quiet_mlflow().MlflowClient(address, address)
-    experiment = client.create_experiment("others")
+    experiment = client.create_experiment("others", artifact_location=artifacts.as_uri())
     client.set_terminated(client.create_run(experiment, run_name=EVIL).info.run_id)
     for kind in ("Experiment", "FineTuning"):
         run = client.create_run(experiment, run_name=EVIL, tags={"data": f"stability{EVIL}", "axes": EVIL, "corpus": EVIL}).info.run_id

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from raypro.address import tracking_address
 from raypro.cli import main
 from raypro.config import InputError
 from raypro.core import checkpoint
@@ -14,6 +15,7 @@ from raypro.core.alphabet import STANDARD
 from raypro.core.objectives.mlm import MLM
 from raypro.data.synthetic import Family, planted_contacts, residue_couplings, sample_potts
 from raypro.direct_coupling import dca_command
+from raypro.mlflow_store import Store
 from tests.small import tiny_experiment
 
 WIDTH = 20
@@ -38,7 +40,7 @@ def save_model(folder: Path, **changes: object) -> Path:
     return path
 
 
-def test_contacts_are_ranked_scored_and_drawn(family: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_contacts_are_ranked_scored_and_drawn(family: Path, tmp_path: Path, raypro_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Pairs best first with the query's residues; precision with that of a random ranking; a model's map beside it."""
     out, model = tmp_path / "new" / "out", save_model(tmp_path)
     args = ["--contacts", str(family / "fold.tsv"), "--beside", str(model), "--sequences", "2", "--out", str(out)]
@@ -63,6 +65,11 @@ def test_contacts_are_ranked_scored_and_drawn(family: Path, tmp_path: Path, caps
     assert fitted["contacts/random_precision_over_4"] == implied["contacts/random_precision_over_4"] == pytest.approx(np.mean(hits))
     assert implied["contacts/P_at_L_over_4"] < 1.0 and found["converged"] and found["sequences"] == 600
     assert (out / "map.png").read_bytes().startswith(b"\x89PNG")
+    (run,) = (raypro_home / "runs").glob("dca-fold-*")
+    with Store(tracking_address(None)) as store:
+        (record,) = store.runs(["alignments"])
+    assert (record.name, record.status, record.params["kind"]) == (run.name, "FINISHED", "Alignment")
+    assert record.metrics["contacts/P_at_L5_over_4"] == 1.0 and record.metrics["train/minutes"] > 0
 
 
 def test_without_contacts_nothing_is_scored(family: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -88,6 +88,12 @@ def test_pre_training_is_judged_by_chance(cells):
     assert (pairs["baseline_name"], pairs["verdict"]) == ("product of singles", "not better")
 
 
+def test_an_alignment_stands_beside_the_maps_that_need_none(cells):
+    cell = cells["This store", "Direct coupling analysis", "fold", "label-free contacts at L/5"]
+    assert (cell["ours"], cell["baseline"], cell["baseline_name"]) == ("0.9", "0.2", "random ranking")
+    assert (cell["parameters"], cell["minutes"], cell["tokens"]) == ("441", "0.5", "")
+
+
 def test_text_of_a_store_is_text_on_the_page(html):
     assert EVIL not in html and "&lt;script&gt;" in html
 
