@@ -65,14 +65,17 @@ def evaluate_command(
     require_probe(probe)
     encoder = resolve_encoder(encoder)
     loaded = load_encoder(encoder, best_device())
+    about: dict[str, Any] = {"encoder": str(encoder.absolute()), "data": str(data.absolute()), "seed": seed}
     if probe == CONTRASTIVE:
         found = evaluate_contrastive(loaded, objective_of(encoder, loaded.shape), data, True, seed)
     elif probe == FAMILIES:
         found = evaluate_families(loaded, data, pooling, True, seed, families, members, family_column)
     else:
-        found = with_overlaps(evaluate_labelled(loaded, probe, LabelledData.open(data), pooling, True, seed), encoder, data)
+        labelled = LabelledData.open(data)
+        about["data_checksum"] = labelled.manifest.checksum
+        found = with_overlaps(evaluate_labelled(loaded, probe, labelled, pooling, True, seed), encoder, labelled)
     folder = out.expanduser() if out else encoder.absolute().parent / "probes" / encoder.name / probe
-    drawn = keep(found, folder, {"encoder": str(encoder.absolute()), "data": str(data.absolute()), "seed": seed}, seed)
+    drawn = keep(found, folder, about, seed)
     console = Console()
     print_table(found, f"{encoder.absolute().parent.name}/{encoder.name}", console)
     for word, name in (("figures", FIGURES), ("pictures", PICTURES), ("predictions", PREDICTIONS)):
@@ -81,9 +84,9 @@ def evaluate_command(
     log(found, encoder.absolute(), folder, drawn, console)
 
 
-def with_overlaps(found: Evaluation, encoder: str | Path, data: str | Path) -> Evaluation:
+def with_overlaps(found: Evaluation, encoder: str | Path, data: LabelledData) -> Evaluation:
     """Return an evaluation on labelled data with what the corpus of the encoder's checkpoint is known to share with them."""
-    overlaps = known_overlaps(encoder, LabelledData.open(data))
+    overlaps = known_overlaps(encoder, data)
     return replace(found, overlaps={split: overlap for split, overlap in overlaps.items() if split in found.splits})
 
 

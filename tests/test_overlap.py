@@ -231,7 +231,7 @@ def test_a_score_is_told_what_the_corpus_of_its_encoder_holds(world: Path) -> No
     assert known_overlaps(None, data) == {}
     assert known_overlaps(start, labelled(world / "deeper" / "fold", test=["ACDEF"])) == {}  # of the same name, but others
     found = Evaluation("stability", "spearman", None, {"test": Split([], [], [])}, [], [], [], 0)
-    probed = with_overlaps(found, start, world / "fold")
+    probed = with_overlaps(found, start, data)
     assert plain(probed)["corpus_overlap"] == {"test": {"rows": 5, "identical": 2, "near": 2}}  # valid was not probed
     assert said(probed) == ["test: of 5 sequences the corpus of the encoder holds 2, and near duplicates of 2 others"]
     (world / "corpus").rename(world / "gone")

@@ -219,17 +219,20 @@ def probe_once(
     path, shape = competitor.finished.checkpoint, competitor.experiment.encoder
     folder = comparison.folder / "probes" / competitor.experiment.name / probe
     bounds = {name: getattr(comparison, name) for name in (("families", "members") if probe == FAMILIES else ("fitted", "predicted"))}
-    about = {"encoder": str(path), "data": str(Path(data).expanduser().absolute()), "seed": 0, "bounds": bounds}
+    about: dict[str, Any] = {"encoder": str(path), "data": str(Path(data).expanduser().absolute()), "seed": 0, "bounds": bounds}
+    labelled = None if probe == FAMILIES else LabelledData.open(data)
+    if labelled:
+        about["data_checksum"] = labelled.manifest.checksum
     file = folder / FIGURES
     said: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
     if about.items() <= said.items():
         return said
     print(f"probing {competitor.experiment.name} on {probe}", flush=True)
     encoder, first = load_encoder(path, best_device()), baselines.get(shape)
-    if probe == FAMILIES:
-        found = evaluate_families(encoder, data, baselines=first is None, **bounds)
+    if labelled:
+        found = with_overlaps(evaluate_labelled(encoder, probe, labelled, baselines=first is None, **bounds), path, labelled)
     else:
-        found = with_overlaps(evaluate_labelled(encoder, probe, LabelledData.open(data), baselines=first is None, **bounds), path, data)
+        found = evaluate_families(encoder, data, baselines=first is None, **bounds)
     found = found.beside_baselines_of(first) if first else found
     baselines.setdefault(shape, found)
     log(found, path, folder, keep(found, folder, about, seed=0, maps=False), Console())
