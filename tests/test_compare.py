@@ -8,6 +8,7 @@ import pytest
 
 from raypro.cluster import comparing as module
 from raypro.cluster.compare import ADVERSARIAL, LONGER, RANDOM, SCRATCH, Comparison, compare
+from raypro.cluster.comparing import Tuning
 from raypro.config import InputError
 from raypro.core.noiser import GRUNoiserShape
 from raypro.core.objectives.adversarial import Adversarial
@@ -27,7 +28,7 @@ def comparison(corpus: Path, **changes: object) -> Comparison:
         budget=Budget(steps=16),
         validation=Validation(every=8, sequences=16),
     )
-    return Comparison("tried", adversarial, epochs=1, learning_rates=(1e-3,), seeds=2, **changes)
+    return Comparison("tried", adversarial, tuning=Tuning((1e-3,), epochs=1, seeds=2, at_once=1), **changes)
 
 
 def test_random_masking_has_the_encoders_steps_and_all_else_alike() -> None:
@@ -60,7 +61,7 @@ def test_a_comparison_ends_in_a_table_and_runs_nothing_twice(
 ) -> None:
     corpus = write_corpus(tmp_path / "corpus", {"train": random_sequences(60, 8, 30), "valid": random_sequences(12, 8, 30, seed=1)})
     data = hydrophobic_share(tmp_path / "data", {"train": 48, "valid": 16, "test": 16})
-    asked = comparison(corpus.path, tasks=(("regression", str(data.path)),), at_once=1)
+    asked = comparison(corpus.path, tasks=(("regression", str(data.path)),))
     started: list[str] = []
     pretrain, drive = module.pretrain, module.drive
     monkeypatch.setattr(module, "pretrain", lambda run, resume: (started.append(run.name), pretrain(run, resume=resume)))

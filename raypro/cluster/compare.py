@@ -6,14 +6,14 @@ finished is not run again, so a comparison that was stopped goes on when it is a
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from raypro.arguments import one_line_errors, parse
-from raypro.cluster.comparing import Pretrained, fine_tuning, markdown, require_tasks, run_once, sweep_once
+from raypro.cluster.comparing import Pretrained, Tuning, markdown, require_tasks, run_once, sweep_once
 from raypro.cluster.session import ray_session
 from raypro.cluster.train import require_corpus
 from raypro.cluster.tune import prepare
@@ -43,16 +43,8 @@ class Comparison:
     """The adversarial pre-training run; those with random masking are the same in all else. Its name is not used."""
     tasks: tuple[tuple[str, str], ...] = ()
     """Pairs of a task and the folder of its labelled data."""
-    learning_rates: tuple[float, ...] = (1e-4, 1e-3)
-    """Rates of fine-tuning that are tried; validation chooses, for each encoder and task apart."""
-    epochs: int = 5
-    """Epochs of fine-tuning."""
-    patience: int = 2
-    """Validations without a better one after which fine-tuning stops."""
-    seeds: int = 3
-    """Runs of the best rate, with a seed each, that are scored on the test splits."""
-    at_once: int | None = None
-    """Fine-tuning runs at the same time; None: as many as fit."""
+    tuning: Tuning = field(default_factory=Tuning)
+    """How encoders are fine-tuned on the tasks."""
 
     def __post_init__(self) -> None:
         require_name(self.name)
@@ -94,8 +86,7 @@ class Comparison:
 
     def fine_tuning(self, task: str, data: str, start: Path | None) -> Space:
         """Return what is tried on a task with an encoder, that of a checkpoint or one with random weights."""
-        grid = (self.learning_rates, self.epochs, self.patience, self.seeds)
-        return fine_tuning(f"{self.name}-{task}", task, data, self.adversarial, start, *grid)
+        return self.tuning.space(f"{self.name}-{task}", task, data, self.adversarial, start)
 
 
 @dataclass(frozen=True)
@@ -148,7 +139,7 @@ def fine_tune_all(comparison: Comparison, task: str, data: str, starts: Mapping[
     reached = {}
     for condition, start in starts.items():
         name = f"{comparison.name}-{task}-{condition.replace(', ', '-').replace(' ', '-')}"
-        reached[condition] = sweep_once(name, comparison.fine_tuning(task, data, start), comparison.at_once)
+        reached[condition] = sweep_once(name, comparison.fine_tuning(task, data, start), comparison.tuning.at_once)
     primary = TASKS[task]().primary
     return [Row(task, split, primary, {c: found[split][primary] for c, found in reached.items()}) for split in reached[SCRATCH]]
 

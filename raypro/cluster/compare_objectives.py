@@ -9,14 +9,14 @@ asked for again.
 import json
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from raypro.arguments import one_line_errors, parse
-from raypro.cluster.comparing import fine_tuning, require_same, require_tasks, run_once, sweep_once
+from raypro.cluster.comparing import Tuning, require_same, require_tasks, run_once, sweep_once
 from raypro.cluster.objectives_table import TUNED, UNTRAINED, Competitor, Measured, Score, report, scores_of_probe
 from raypro.cluster.session import ray_session
 from raypro.cluster.train import require_corpus
@@ -71,16 +71,8 @@ class ObjectiveComparison:
     """Sequences of each family."""
     tasks: tuple[tuple[str, str], ...] = ()
     """Pairs of a task that encoders are fine-tuned on and its labelled data."""
-    learning_rates: tuple[float, ...] = (1e-4, 1e-3)
-    """Rates of fine-tuning that are tried; validation chooses, for each encoder and task apart."""
-    epochs: int = 5
-    """Epochs of fine-tuning."""
-    patience: int = 2
-    """Validations without a better one after which fine-tuning stops."""
-    seeds: int = 3
-    """Fine-tuning runs of the best rate, with a seed each, that are scored on the test splits."""
-    at_once: int | None = None
-    """Fine-tuning runs at the same time; None: as many as fit."""
+    tuning: Tuning = field(default_factory=Tuning)
+    """How encoders are fine-tuned on the tasks."""
 
     def __post_init__(self) -> None:
         require_name(self.name)
@@ -94,11 +86,11 @@ class ObjectiveComparison:
             if probe not in ENCODERS_PROBES:
                 raise InputError(f"probes: {probe}: no probe that every encoder can be asked{nearest(probe, list(ENCODERS_PROBES))}")
         require_tasks(self.tasks)
-        for field, pairs in (("probes", self.probes), ("tasks", self.tasks)):
+        for given, pairs in (("probes", self.probes), ("tasks", self.tasks)):
             names = [name for name, _ in pairs]
             if len(set(names)) < len(names):
-                raise InputError(f"{field}: {max(names, key=names.count)} twice; compare on other data under another --name")
-        for name in ("fitted", "predicted", "epochs", "seeds"):
+                raise InputError(f"{given}: {max(names, key=names.count)} twice; compare on other data under another --name")
+        for name in ("fitted", "predicted"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"{name}: {getattr(self, name)} must be 1 or more")
 
@@ -124,8 +116,7 @@ class ObjectiveComparison:
 
     def fine_tuning(self, task: str, data: str, run: Experiment, start: Path | None) -> Space:
         """Return what is tried on a task with a run's encoder, from a checkpoint or from random weights."""
-        grid = (self.learning_rates, self.epochs, self.patience, self.seeds)
-        return fine_tuning(f"{self.name}-{task}", task, data, run, start, *grid)
+        return self.tuning.space(f"{self.name}-{task}", task, data, run, start)
 
     def pretraining(self, run: Experiment, setting: str) -> Experiment:
         """Return one of the runs in a setting."""
@@ -250,11 +241,11 @@ def fine_tune_all(comparison: ObjectiveComparison, competitors: Sequence[Competi
             shape, untrained = run.encoder, comparison.untrained(run.encoder)
             if shape not in scratch:
                 name = f"{comparison.name}-{task}-random-{list(comparison.shapes).index(shape) + 1}"
-                scratch[shape] = sweep_once(name, comparison.fine_tuning(task, data, run, None), comparison.at_once)
+                scratch[shape] = sweep_once(name, comparison.fine_tuning(task, data, run, None), comparison.tuning.at_once)
             space = comparison.fine_tuning(task, data, run, competitor.finished.checkpoint)
-            reached = sweep_once(f"{run.name}-{task}", space, comparison.at_once)
+            reached = sweep_once(f"{run.name}-{task}", space, comparison.tuning.at_once)
             for split, found in reached.items():
                 beside = {untrained: Measured.over(scratch[shape][split][metric])}
-                about = (competitor.setting, competitor.label, TUNED, task, split, metric, f"{comparison.epochs} epochs")
+                about = (competitor.setting, competitor.label, TUNED, task, split, metric, f"{comparison.tuning.epochs} epochs")
                 scores.append(Score(*about, Measured.over(found[metric]), beside))
     return scores

@@ -71,43 +71,48 @@ def run_once(experiment: Experiment) -> Pretrained:
     return Pretrained(best, int(last["step"]), int(last.get("residues", 0)), float(last["seconds"]))
 
 
-def fine_tuning(
-    name: str,
-    task: str,
-    data: str,
-    like: Experiment,
-    start: Path | None,
-    learning_rates: Sequence[float],
-    epochs: int,
-    patience: int,
-    seeds: int,
-) -> Space:
-    """Return what is tried on a task with an encoder.
+@dataclass(frozen=True)
+class Tuning:
+    """How an encoder is fine-tuned on a task."""
 
-    Args:
-        name: of the experiment.
-        task: one of :data:`raypro.tasks.tape.TASKS`.
-        data: folder of its labelled data.
-        like: the pre-training run whose encoder, precision, seed and tracking these are.
-        start: the encoder's checkpoint; None: random weights.
-        learning_rates: those that are tried; validation chooses.
-        epochs: of each run.
-        patience: validations without a better one after which a run stops.
-        seeds: runs of the best rate that are scored on the test splits.
-    """
-    base = FineTuning(
-        name,
-        data,
-        TASKS[task](),
-        like.encoder,
-        start=str(start) if start else None,
-        budget=Budget(epochs=epochs),
-        validation=Validation(every=None, sequences=None, patience=patience, keep=1),
-        tracking=like.tracking,
-        precision=like.precision,
-        seed=like.seed,
-    )
-    return Space(base, {"optimizer.learning_rate": tuple(learning_rates)}, seeds=seeds)
+    learning_rates: tuple[float, ...] = (1e-4, 1e-3)
+    """Rates that are tried; validation chooses, for each encoder and task apart."""
+    epochs: int = 5
+    """Epochs of each run."""
+    patience: int = 2
+    """Validations without a better one after which a run stops."""
+    seeds: int = 3
+    """Runs of the best rate, with a seed each, that are scored on the test splits."""
+    at_once: int | None = None
+    """Runs at the same time; None: as many as fit."""
+
+    def __post_init__(self) -> None:
+        if not self.learning_rates or min(self.epochs, self.patience, self.seeds) < 1:
+            raise InputError("tuning: give learning_rates, and epochs, patience and seeds of 1 or more")
+
+    def space(self, name: str, task: str, data: str, like: Experiment, start: Path | None) -> Space:
+        """Return what is tried on a task with an encoder.
+
+        Args:
+            name: of the experiment.
+            task: one of :data:`raypro.tasks.tape.TASKS`.
+            data: folder of its labelled data.
+            like: the pre-training run whose encoder, precision, seed and tracking these are.
+            start: the encoder's checkpoint; None: random weights.
+        """
+        base = FineTuning(
+            name,
+            data,
+            TASKS[task](),
+            like.encoder,
+            start=str(start) if start else None,
+            budget=Budget(epochs=self.epochs),
+            validation=Validation(every=None, sequences=None, patience=self.patience, keep=1),
+            tracking=like.tracking,
+            precision=like.precision,
+            seed=like.seed,
+        )
+        return Space(base, {"optimizer.learning_rate": self.learning_rates}, seeds=self.seeds)
 
 
 def sweep_once(name: str, space: Space, at_once: int | None) -> dict[str, dict[str, Spread]]:
