@@ -1,6 +1,7 @@
 """Objectives compared: what is held equal, what is probed, what the table says, and what is not run again."""
 
 import csv
+import importlib
 import json
 from contextlib import nullcontext
 from dataclasses import replace
@@ -9,6 +10,7 @@ from pathlib import Path
 import mlflow
 import pytest
 
+from raypro.arguments import parse
 from raypro.cluster import compare_objectives as module
 from raypro.cluster import comparing
 from raypro.cluster.compare_objectives import ObjectiveComparison, compare_objectives, fine_tune_all
@@ -238,3 +240,16 @@ def test_a_comparison_on_ray(tmp_path: Path, raypro_home: Path, ray_cluster: Non
     assert [row["run"] for row in rows] == [mlm.label, adversarial.label] == ["mlm", "adversarial"]
     assert all(1000 <= int(row["residues"]) < 1256 for row in rows)  # the step that reaches it is the last
     assert int(rows[1]["steps"]) > int(rows[0]["steps"])  # of the adversarial run's steps half are the noiser's
+
+
+def test_the_job_compares_encoders_of_one_size_and_any_field_can_be_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parent.parent / "jobs"))
+    runs = importlib.import_module("compare_objectives").runs()
+    sizes = [Competitor("", run.name, run, Pretrained(Path(), 0, 0, 0.0)).parameters for run in runs]
+    assert [run.name for run in runs] == ["mlm", "pmlm", "cpcprot", "adversarial"]
+    assert max(alone for alone, _ in sizes) < 1.01 * min(alone for alone, _ in sizes) and all(alone <= every for alone, every in sizes)
+    default = ObjectiveComparison("compare-objectives", runs, "")
+    args = "--corpus c --residues 5000 --minutes None --probes stability s families f --runs.2.batches.sequences 8".split()
+    found = parse(ObjectiveComparison, args, default=default)
+    assert (found.corpus, found.residues, found.minutes, found.probes) == ("c", 5000, None, (("stability", "s"), ("families", "f")))
+    assert found.runs[2].batches.sequences == 8 and found.runs[:2] == runs[:2]
