@@ -123,10 +123,18 @@ class Space:
     """Which combinations are tried."""
     seeds: int = 3
     """Runs of the best combination, each with a seed of its own, that are scored on the test splits; none for pre-training."""
+    criteria: tuple[tuple[str, str], ...] = ()
+    """Figures of a trial's best checkpoint, each with ``min`` or ``max`` for what is good, where one alone should not decide: trials
+    are ranked by the mean of their ranks. None: by the one figure of their experiment (``ranked_by``)."""
 
     def __post_init__(self) -> None:
         if self.seeds < 1:
             raise InputError(f"seeds: {self.seeds} must be 1 or more")
+        for criterion in self.criteria:
+            if len(criterion) != 2 or criterion[1] not in ("min", "max"):
+                raise InputError(f"criteria: {criterion!r} is not a metric's name with min or max, as ('valid/loss', 'min')")
+        if self.criteria and isinstance(self.search, Optuna):
+            raise InputError("criteria: Optuna proposes by one figure; take another search, or leave them out")
         if not self.axes:
             raise InputError("axes: there is none; name at least one field with the values to try")
         for axis, values in self.axes.items():
@@ -180,13 +188,15 @@ class Space:
     def to_plain(self) -> dict[str, Any]:
         """Return the space as plain values."""
         axes = {axis: to_plain(values) for axis, values in self.axes.items()}
-        return {"base": self.base.to_plain(), "axes": axes, "search": to_plain(self.search), "seeds": self.seeds}
+        rest = {name: to_plain(getattr(self, name)) for name in ("search", "seeds", "criteria")}
+        return {"base": self.base.to_plain(), "axes": axes, **rest}
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> "Space":
         """Return the space that :meth:`to_plain` was called on; the values of axes stay plain."""
         axes = {axis: tuple(values) for axis, values in plain["axes"].items()}
-        return cls(experiment_of(plain["base"]), axes, from_plain(Search, plain["search"], "search"), plain["seeds"])
+        criteria = tuple((name, good) for name, good in plain.get("criteria", ()))
+        return cls(experiment_of(plain["base"]), axes, from_plain(Search, plain["search"], "search"), plain["seeds"], criteria)
 
 
 def describe(values: Mapping[str, Any]) -> str:

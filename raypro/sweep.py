@@ -7,7 +7,7 @@
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -195,7 +195,24 @@ class Sweep:
         """Return the trials that ended, the best first, the failed ones last."""
         ended = [(trial, trial.result) for trial in trials]
         found = [(trial, result) for trial, result in ended if result is not None]
-        return sorted(found, key=lambda pair: -math.inf if pair[1].score is None else self.sign * pair[1].score, reverse=True)
+        standing = self.standing([result for _, result in found])
+
+        def goodness(place: int) -> tuple[float, float]:
+            score = found[place][1].score
+            return -standing[place], -math.inf if score is None else self.sign * score
+
+        return [found[place] for place in sorted(range(len(found)), key=goodness, reverse=True)]
+
+    def standing(self, results: Sequence[Result]) -> list[float]:
+        """Return the mean of each result's ranks by the space's criteria, 1 the best; 0 without criteria.
+
+        One that lacks a figure has infinity.
+        """
+        ranks = [[0.0] * len(results)]
+        for name, good in self.space.criteria:
+            signed = [result.metrics.get(name, math.nan) * (1 if good == "max" else -1) for result in results]
+            ranks.append([math.inf if math.isnan(value) else 1.0 + sum(other > value for other in signed) for value in signed])
+        return [sum(places) / max(len(self.space.criteria), 1) for places in zip(*ranks, strict=True)]
 
     def with_demand(self, demand: Demand) -> "Sweep":
         """Return the books with another demand."""

@@ -18,6 +18,7 @@ from raypro.sweep import Result, Sweep, Trial
 MOST_ROWS, MOST_METRICS = 20, 4
 """Trials, and metrics of a test split, that the terminal shows; the CSV files hold all."""
 RANKING, TEST, PICTURE = "ranking.csv", "test.csv", "axes.png"
+MEAN_RANK = "mean rank"
 
 Ranked = list[tuple[Trial, Result]]
 Baselines = Mapping[str, Mapping[str, Mapping[str, float]]]
@@ -40,9 +41,11 @@ class Spread:
 def ranking_rows(sweep: Sweep, ranked: Ranked) -> list[dict[str, Any]]:
     """Return one row a trial, the best first: its place, values, metrics and costs."""
     metric = sweep.space.base.ranked_by[0]
+    standing = sweep.standing([result for _, result in ranked])
     rows = []
     for place, (trial, result) in enumerate(ranked, start=1):
         row = {"rank": place if result.score is not None else None, "trial": trial.name, **sweep.space.values(trial.choice)}
+        row |= {MEAN_RANK: standing[place - 1]} if sweep.space.criteria else {}
         row |= {metric: result.score, "status": result.status, "step": result.step, unit(sweep): result.used}
         rows.append(row | {"seconds": round(result.ended - result.started, 1), "reason": result.reason, **result.metrics})
     return rows
@@ -67,17 +70,20 @@ def ranking_table(sweep: Sweep, ranked: Ranked) -> Table:
     """Return the ranking for the terminal."""
     metric, order = sweep.space.base.ranked_by
     counted = unit(sweep)
-    table = Table(title=f"{sweep.path.name}: {metric}, {'higher' if order == 'max' else 'lower'} is better", title_justify="left")
+    criteria = sweep.space.criteria or ((metric, order),)
+    chosen = ", ".join(f"{name} ({'higher' if good == 'max' else 'lower'} is better)" for name, good in criteria)
+    table = Table(title=f"{sweep.path.name}: {'mean rank by ' if len(criteria) > 1 else ''}{chosen}", title_justify="left")
     table.add_column("rank", justify="right")
     table.add_column("trial", no_wrap=True)
-    for column in (*(axis.split(".")[-1] for axis in sweep.space.axes), metric.split("/")[-1], counted, "seconds"):
+    figures = [*([MEAN_RANK] if sweep.space.criteria else []), *(name for name, _ in criteria)]
+    for column in (*(axis.split(".")[-1] for axis in sweep.space.axes), *(name.split("/")[-1] for name in figures), counted, "seconds"):
         table.add_column(column, justify="right")
     table.add_column("ended")
     for row in ranking_rows(sweep, ranked)[:MOST_ROWS]:
         values = [shown(row[axis]) for axis in sweep.space.axes]
-        score = "-" if row["rank"] is None else f"{row[metric]:.4f}"
+        scores = ["-" if row["rank"] is None or row.get(name) is None else f"{row[name]:.4f}" for name in figures]
         costs = (shown(round(row[counted] or 0.0, 1)), f"{row['seconds']:.0f}")
-        table.add_row(str(row["rank"] or "-"), row["trial"], *values, score, *costs, row["status"])
+        table.add_row(str(row["rank"] or "-"), row["trial"], *values, *scores, *costs, row["status"])
     left, failed = len(ranked) - MOST_ROWS, sum(result.status == "failed" for _, result in ranked)
     said = [f"{left} more in {RANKING}"] * (left > 0) + [f"why {failed} failed: {RANKING}"] * (failed > 0)
     table.caption = "; ".join(said) or None
@@ -174,6 +180,8 @@ def markdown(
     best, result = ranked[0]
     values = describe(sweep.space.values(best.choice))
     lines = [f"{len(ranked)} trials of `{Path(sweep.source).name}`; best {metric} {result.score:.4f}: {values}."]
+    if sweep.space.criteria:
+        lines.append(f"The best is so by the mean of its ranks by {', '.join(name for name, _ in sweep.space.criteria)}.")
     saved = spared(ranked)
     if saved is not None:
         lines.append(f"Early stopping saved {100 * saved:.0f} % of the {unit(sweep)}.")

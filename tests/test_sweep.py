@@ -1,10 +1,14 @@
 """A sweep's books, its halving, its proposals and its report say what is true."""
 
 import csv
+import io
+import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from rich.console import Console
 
 from raypro.config import InputError
 from raypro.core.encoders.onehot import OneHotShape
@@ -61,6 +65,46 @@ def test_low_is_good_where_a_loss_chooses(raypro_home: Path) -> None:
         trial.begin("checksum")
         trial.end(result)
     assert [trial.name for trial, _ in sweep.ranked(sweep.trials)] == ["trial_0002", "trial_0000", "trial_0001"]
+
+
+def test_trials_are_ranked_by_the_mean_of_their_ranks_where_one_figure_should_not_decide(raypro_home: Path) -> None:
+    """By loss and accuracy alone the first three are equal: families decide. One that lacks a figure is behind them, a failed one last."""
+    criteria = (("loss", "min"), ("accuracy", "max"), ("families", "max"))
+    axes = {"optimizer.learning_rate": (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)}
+    sweep = sweep_of(Space(tiny_experiment(Path("corpus")), axes, criteria=criteria))
+    assert Space.from_plain(sweep.space.to_plain()) == sweep.space
+    sweep.path.mkdir(parents=True)
+    figures = [(3.0, 0.9, 0.2), (2.0, 0.8, 0.7), (1.0, 0.7, 0.5)]
+    results = [Result("finished", score=f[0], step=5, metrics=dict(zip(("loss", "accuracy", "families"), f, strict=True))) for f in figures]
+    results += [Result("finished", score=0.1, step=5, metrics={"loss": 0.1, "accuracy": 1.0}), Result("failed")]
+    for trial, result in zip(sweep.trials, results, strict=True):
+        trial.begin("checksum")
+        trial.end(result)
+    ranked = sweep.ranked(sweep.trials)
+    assert [trial.name for trial, _ in ranked] == [f"trial_000{number}" for number in (1, 2, 0, 3, 4)]
+    assert [row["mean rank"] for row in ranking_rows(sweep, ranked)] == pytest.approx([7 / 3, 8 / 3, 3, math.inf, math.inf])
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(ranking_table(sweep, ranked))
+    said = console.export_text()
+    assert (
+        "mean rank by loss (lower is better), accuracy (higher is better), families (higher is better)" in said
+        and "2.3333" in said
+        and "inf" in said
+    )
+    assert "mean of its ranks by loss, accuracy, families" in markdown(sweep, ranked, {}, {})
+
+
+@pytest.mark.parametrize(
+    ("criteria", "search", "message"),
+    [
+        ((("loss", "low"),), Grid(), "criteria: .* is not a metric's name with min or max"),
+        ((("loss",),), Grid(), "criteria: .* is not a metric's name with min or max"),
+        ((("loss", "min"),), Optuna(3), "criteria: Optuna proposes by one figure"),
+    ],
+)
+def test_criteria_that_cannot_be_are_refused(criteria: Any, search: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Space(BASE, AXES, search, criteria=criteria)
 
 
 def test_trials_are_compared_at_growing_numbers_of_validations() -> None:
