@@ -4,7 +4,7 @@ import csv
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,10 +14,14 @@ from raypro.address import tracking_address
 from raypro.config import InputError
 from raypro.evaluate.report_filling import fill
 from raypro.evaluate.report_page import Report, page, rows_of_csv
+from raypro.evaluate.report_scores import Score
 from raypro.evaluate.report_tables import TABLES
 from raypro.mlflow_store import Store
 from raypro.report_pictures import contact_maps, over_parameters, over_tokens
+from raypro.report_pretrained import pretrained_scores
+from raypro.report_probed import probed_scores
 from raypro.report_runs import Runs
+from raypro.report_tuned import tuned_scores
 
 PAGE, FIGURES = "report.html", "report.csv"
 
@@ -55,21 +59,33 @@ def report_command(
 
 def gather(runs: Runs, address: str) -> Report:
     """Return the report of the runs of a store."""
-    scores = runs.scores()
+    scores = unique([*pretrained_scores(runs), *tuned_scores(runs), *probed_scores(runs)])
     tables = tuple((table, tuple(fill(table, scores))) for table in TABLES)
     known = {id_ for score in scores for id_ in score.model.run_ids}
+    left_out = [r for r in runs.records if r.run_id not in known and not r.parent]
     counts = (
         ("pre-training runs", len(runs.pretrained)),
         ("fine-tuning runs and sweeps", len(runs.fine_tuned)),
         ("probes", len({(s.model.run_ids, s.task) for s in scores if s.stage == "probe" and not s.model.baseline})),
-        ("other runs, not shown", len([r for r in runs.records if r.run_id not in known and not r.parent])),
+        ("other runs, not shown", len(left_out)),
     )
     figures = (
         ("Performance over parameters", tuple(over_parameters(tables))),
         ("Metrics over tokens seen", tuple(over_tokens(runs))),
         ("Contact maps", tuple(contact_maps(runs))),
     )
-    return Report(address, f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", counts, tables, figures)
+    why = tuple(f"{r.name or r.run_id} ({'no figure of these tables' if r.status == 'FINISHED' else r.status.lower()})" for r in left_out)
+    return Report(address, f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", counts, tables, figures, why)
+
+
+def unique(scores: Iterable[Score]) -> list[Score]:
+    """Return scores without those that are there already: baselines that several runs were set beside."""
+    found: dict[tuple[object, ...], Score] = {}
+    for score in scores:
+        where = (score.stage, score.task, score.split, score.metric, score.probe)
+        key = (*where, score.model.method, score.model.about) if score.model.baseline else (*where, score.model.run_ids)
+        found.setdefault(key, score)
+    return list(found.values())
 
 
 def require_place(out: Path, overwrite: bool) -> None:

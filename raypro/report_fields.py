@@ -8,7 +8,6 @@ from typing import Any
 
 from raypro.evaluate.report_scores import Score
 from raypro.mlflow_store import RunRecord
-from raypro.tasks.tape import TASKS
 
 ENCODERS = {"CPCProtShape": "CPCProt", "MultiplicativeLSTMShape": "UniRep", "OneHotShape": "One-hot", "HuggingFaceShape": "Hugging Face"}
 OBJECTIVES = {"CPC": "CPCProt", "NextToken": "Next token"}
@@ -80,6 +79,11 @@ def equal_time_of(record: RunRecord) -> bool:
     return record.tags.get("held equal") == "equal time" or "equal-time" in record.name
 
 
+def equal_tokens_of(record: RunRecord) -> bool:
+    """Return whether a pre-training run of a comparison was held to the tokens that the others saw."""
+    return record.tags.get("held equal") == "equal tokens"
+
+
 def parameters_of(record: RunRecord) -> int | None:
     """Return the number of weights of a run's encoder; None in runs that did not log it."""
     found = number(record.params.get("parameters"))
@@ -89,20 +93,6 @@ def parameters_of(record: RunRecord) -> int | None:
 def minutes_of(record: RunRecord) -> float | None:
     """Return how long a run trained; in runs that did not log it, how long they lasted."""
     return record.metrics.get("train/minutes", record.minutes)
-
-
-def task_of(record: RunRecord) -> str:
-    """Return the task of a fine-tuning run: one of TASKS, or an empty text.
-
-    Runs that did not log it are known by the name of their data, as far as it begins with the task's.
-    """
-    named = record.tags.get("data_task", "")
-    return named if named in TASKS else next((task for task in TASKS if record.tags.get("data", "").startswith(task)), "")
-
-
-def data_of(record: RunRecord) -> dict[str, str]:
-    """Return name and checksum of the labelled data of a run, by the names of a score's fields."""
-    return {"data": record.tags.get("data", ""), "data_checksum": record.tags.get("data_checksum", "")}
 
 
 def by_split_of(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
@@ -121,6 +111,12 @@ def configuration(record: RunRecord) -> tuple[str, ...]:
         return ("", record.run_id)
     fixed = {name: value for name, value in record.params.items() if not name.startswith(VARIED)}
     return (record.tags.get("data_checksum", ""), *(f"{name}={value}" for name, value in sorted(fixed.items())))
+
+
+def shape_of(record: RunRecord) -> tuple[str, ...]:
+    """Return what a fine-tuned model has in common with one that was not pre-trained: data, encoder, and whether that is frozen."""
+    same = {name: value for name, value in record.params.items() if name.startswith("encoder.") or name == "frozen"}
+    return (record.tags.get("data_checksum", ""), *(f"{name}={value}" for name, value in sorted(same.items())))
 
 
 def over_seeds(runs: Sequence[Sequence[Score]]) -> Iterator[Score]:

@@ -78,6 +78,7 @@ def fine_tuning(seed: int, start: str = "None") -> dict[str, Any]:
 def fill_store(folder: Path) -> str:
     """Write all runs; return the store's address."""
     address = f"sqlite:///{folder / 'mlflow.db'}"
+    quiet_mlflow().MlflowClient(address, address).search_experiments()  # makes the store, which takes many seconds of a busy machine
     start = "/home/runs/pmlm/step_00000300"
     write_run(folder, address, "pretraining", "pmlm", pretraining(), probes__step_00000300__families__probes=json.dumps(PROBES))
     write_run(folder, address, "fine-tuning", "pmlm-stability", fine_tuning(0, start), scores=json.dumps(SCORES))

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -17,8 +18,10 @@ import torch
 from raypro.cli import main
 from raypro.cluster.corpus import on_ray, show_command
 from raypro.cluster.overlap import overlap_command
+from raypro.cluster.sweeping import _Desk
 from raypro.config import InputError, to_plain
 from raypro.core import checkpoint
+from raypro.core.encoders.transformer import TransformerShape
 from raypro.data import overlap
 from raypro.data.build import BuildOptions, build
 from raypro.data.corpus import Corpus
@@ -28,9 +31,11 @@ from raypro.data.leakage import IDENTICAL, NEAR, Targets
 from raypro.data.minhash import Near
 from raypro.data.mmseqs import MMseqs
 from raypro.data.overlap import record, scan_all
+from raypro.experiment import FineTuning
 from raypro.probe_tasks import Evaluation, Split
 from raypro.probing import plain, said, with_overlaps
 from raypro.scoring import known_overlaps, leaks_of
+from raypro.tasks.regression import Regression
 from tests.small import mutated, random_sequences, tiny_experiment, write_corpus, write_labelled
 
 
@@ -236,6 +241,17 @@ def test_a_score_is_told_what_the_corpus_of_its_encoder_holds(world: Path) -> No
     assert said(probed) == ["test: of 5 sequences the corpus of the encoder holds 2, and near duplicates of 2 others"]
     (world / "corpus").rename(world / "gone")
     assert known_overlaps(start, data) == {}
+
+
+def test_a_sweep_logs_and_says_what_the_corpus_of_its_encoder_holds(world: Path) -> None:
+    checkpoint.save(world / "step_1", torch.nn.Linear(1, 1), to_plain(tiny_experiment(world / "corpus")), 1, {})
+    overlap_command(world / "corpus", (world / "fold",))
+    logged: dict[str, str] = {}
+    base = FineTuning("sweep", str(world / "fold"), Regression(), TransformerShape(), start=str(world / "step_1"))
+    sweep, sender = SimpleNamespace(space=SimpleNamespace(base=base)), SimpleNamespace(outbox=SimpleNamespace(text=logged.__setitem__))
+    warnings = _Desk(sweep, LabelledData.open(world / "fold"), sender).warnings(["test"])  # type: ignore[arg-type]  # what it asks for
+    assert warnings == ["test: of 5 sequences the corpus of the encoder holds 2, and near duplicates of 2 others"]
+    assert json.loads(logged["scores.json"]) == {"corpus_overlap": {"test": {"rows": 5, "identical": 2, "near": 2}}}
 
 
 KNOWN = {

@@ -123,6 +123,12 @@ def test_the_page_asks_for_nothing_from_outside_and_links_to_the_runs(html):
     assert outward and all(link.startswith(f"{UI}/#/experiments/") for link in outward)
 
 
+def test_runs_that_no_table_shows_are_named_with_why(address, tmp_path):
+    report_command(tmp_path / "report", ("others",), address)
+    closing = (tmp_path / "report" / "report.html").read_text().split("<footer>")[1]
+    assert "(no figure of these tables)" in closing and "(running)" in closing and EVIL not in closing
+
+
 def test_curves_over_tokens_are_drawn(html):
     assert 'aria-label="perplexity of a masked residue over tokens"' in html
 

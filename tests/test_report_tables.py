@@ -17,7 +17,7 @@ from raypro.evaluate.report_tables import TABLES, Column, Table, method_name
 from raypro.experiment import Experiment
 from raypro.mlflow_store import RunRecord
 from raypro.outbox import Outbox, read_records
-from raypro.report_fields import by_split_of, configuration, floor_of, mean_of, number, numbers, pair, task_of
+from raypro.report_fields import by_split_of, configuration, floor_of, mean_of, number, numbers, pair
 
 COLUMN = Column("stability", "stability", "spearman", published=("stability", "rho"))
 TABLE = Table("Paper", "Table 1", "About.", "fine-tuning", (COLUMN,))
@@ -87,6 +87,13 @@ def test_baselines_stand_only_where_something_stands_to_beat_them():
     assert fill(TABLE, [score(baseline=True)], ()) == []
 
 
+def test_baselines_on_data_that_no_row_of_the_table_read_stay_out():
+    only = Table("Paper", "Table 1", "About.", "fine-tuning", (COLUMN,), only=("MLM, Transformer",))
+    ridges = [score(0.2, "Ridge", True, about=data, data=data) for data in ("here", "elsewhere")]
+    found = [score(data="here"), score(method="Convolution", data="elsewhere"), *ridges]
+    assert [(row.method, row.about) for row in fill(only, found, ())] == [("MLM, Transformer", ""), ("Ridge", "here")]
+
+
 def test_tables_have_names_of_their_own_and_find_their_published_figures():
     assert len({table.key for table in TABLES}) == len(TABLES)
     known = {(figure.paper, figure.table, figure.column) for figure in PUBLISHED}
@@ -125,12 +132,6 @@ def test_what_is_not_of_the_form_is_left_out():
 
 def run(params=(), tags=(), metrics=()) -> RunRecord:
     return RunRecord("id", "run", "experiment", "1", "FINISHED", None, 0, None, dict(params), dict(tags), dict(metrics))
-
-
-def test_the_task_of_an_older_run_is_read_from_the_name_of_its_data():
-    assert task_of(run(tags={"data": "anything", "data_task": "contacts"})) == "contacts"
-    assert task_of(run(tags={"data": "stability_published"})) == "stability"
-    assert task_of(run(tags={"data": "mine", "data_task": "my task"})) == ""
 
 
 def test_a_configuration_is_all_but_seed_name_and_surrounding():

@@ -1,5 +1,6 @@
 """A sweep from its first trial to its report: the trials, then the best combination with several seeds, scored on test."""
 
+import json
 import shutil
 import sys
 import time
@@ -23,7 +24,7 @@ from raypro.finetuning import FineTuned, Finetuning
 from raypro.mlflow_run import REGISTERED
 from raypro.outbox import FOLDER, Outbox, last_status
 from raypro.proposals import Proposals
-from raypro.scoring import leaks_of, predict_split, test_splits
+from raypro.scoring import known_overlaps, leaks_of, plain_overlaps, predict_split, said_overlaps, test_splits
 from raypro.space import ASHA, Optuna, shown
 from raypro.sweep import BOOK, Halving, Sweep, Trial, logged
 from raypro.sweep_report import (
@@ -63,7 +64,7 @@ def drive(sweep: Sweep, source: Data, retry_failed: bool) -> None:
         desk.describe()
         ranked = desk.search()
         tests, baselines, runs = desk.conclude(ranked)
-        warnings = leaks_of(source, list(tests)) if isinstance(source, LabelledData) else []
+        warnings = desk.warnings(list(tests))
         desk.report(ranked, tests, baselines, runs, warnings)
     ended = [result for _, result in [*ranked, *runs] if result.started >= launched]
     say(sweep, ranked, tests, baselines, warnings, lost_to_starting(ended, sweep.demand.at_once, launched))
@@ -158,6 +159,14 @@ class _Desk:
         runs = self.sweep.ranked(trials)
         baselines = {AVERAGED: self.averaged(runs, splits), **self.sweep.space.base.task.baselines(self.source, splits)} if splits else {}
         return over_seeds(runs), baselines, runs
+
+    def warnings(self, splits: list[str]) -> list[str]:
+        """Return what of the test splits was trained on, or seen in pre-training as far as that is known; log the counts of the latter."""
+        if not (isinstance(self.source, LabelledData) and isinstance(self.sweep.space.base, FineTuning)):
+            return []
+        overlaps = {split: o for split, o in known_overlaps(self.sweep.space.base.start, self.source).items() if split in splits}
+        self.sender.outbox.text("scores.json", json.dumps({"corpus_overlap": plain_overlaps(overlaps)}))
+        return leaks_of(self.source, splits) + said_overlaps(overlaps)
 
     def averaged(self, runs: Ranked, splits: list[str]) -> dict[str, dict[str, float]]:
         """Return split -> metrics of the mean of what the runs with several seeds predict: an ensemble, which costs no further training."""

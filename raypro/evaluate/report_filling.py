@@ -36,7 +36,7 @@ SAME_METHOD: Mapping[tuple[str, str], str] = {
 
 
 def fill(table: Table, scores: Iterable[Score], figures: Sequence[Published] = PUBLISHED) -> list[Row]:
-    """Return the rows of a table: ours, those with most figures first, the baselines that they had, then what is published alone.
+    """Return the rows of a table: ours, those with most figures first, the baselines on the same data, then what is published alone.
 
     Of several configurations of one method in one cell validation chooses, and the others are counted (:attr:`Score.others`).
     """
@@ -48,20 +48,30 @@ def fill(table: Table, scores: Iterable[Score], figures: Sequence[Published] = P
         for column in table.columns:
             if column.holds(score):
                 cells.setdefault((model.method, model.about, model.baseline), {}).setdefault(column.name, []).append(score)
-    measured = {name for (_, _, baseline), by_column in cells.items() if not baseline for name in by_column}
+    measured = {
+        (name, *_data(score))
+        for (_, _, baseline), by_column in cells.items()
+        if not baseline
+        for name, found in by_column.items()
+        for score in found
+    }
     published = _published_rows(table, figures)
     rows = []
     for (method, about, baseline), by_column in sorted(cells.items(), key=lambda item: (item[0][2], -len(item[1]))):
-        chosen = {name: _chosen(found) for name, found in by_column.items() if name in measured}
+        filled = {name: chosen(found) for name, found in by_column.items() if any((name, *_data(score)) in measured for score in found)}
         same = next((row for row in published if SAME_METHOD.get((table.paper, row), row) == method), None)
-        if chosen:
-            rows.append(Row(method, about, baseline, chosen, published.get(same, {}) if same and not baseline else {}))
+        if filled:
+            rows.append(Row(method, about, baseline, filled, published.get(same, {}) if same and not baseline else {}))
     shown = {row.method for row in rows if row.published}
     alone = [Row(row, published=found) for row, found in published.items() if SAME_METHOD.get((table.paper, row), row) not in shown]
     return rows + alone
 
 
-def _chosen(found: Sequence[Score]) -> Score:
+def _data(score: Score) -> tuple[str, str]:
+    return score.data, score.data_checksum
+
+
+def chosen(found: Sequence[Score]) -> Score:
     """Return the one of several configurations that is best on validation; of equal ones the last."""
     best = max(reversed(found), key=lambda score: float("-inf") if score.chosen_by is None else score.chosen_by)
     return replace(best, others=len(found) - 1)

@@ -11,7 +11,7 @@ from itertools import groupby
 
 from raypro.evaluate.published import Published
 from raypro.evaluate.report_filling import Row
-from raypro.evaluate.report_rows import shown, table_section
+from raypro.evaluate.report_rows import said_in_train, shown, table_section
 from raypro.evaluate.report_scores import Score, best_baseline, interval, verdict
 from raypro.evaluate.report_style import SCRIPT, STYLE
 from raypro.evaluate.report_tables import MISSING, Column, Table
@@ -48,6 +48,8 @@ class Report:
     """The tables, filled."""
     figures: tuple[tuple[str, tuple[Figure, ...]], ...]
     """(Section, its figures)."""
+    left_out: tuple[str, ...] = ()
+    """Runs that no table shows, each with why."""
 
 
 def page(report: Report) -> str:
@@ -94,6 +96,8 @@ def _csv_cell(column: Column, score: Score | None, published: Published | None) 
         "data_checksum": score.data_checksum if score else None,
         "identical_in_corpus": score.overlap[0] if score and score.overlap else None,
         "near_in_corpus": score.overlap[1] if score and score.overlap else None,
+        "in_train": score.in_train if score else None,
+        "fitted": score.fitted or None if score else None,
         "run_id": " ".join(score.model.run_ids) if score else None,
         "source": published.source if published else None,
     }
@@ -121,12 +125,15 @@ LEGEND = """<ul class="plain">
 <li>Every row is a method, every figure a link to its run. Beneath it: its 95 % interval, or the number of seeds that mean and deviation
 are of.</li>
 <li><span class="poor">▾ not better</span> than the strongest baseline that the run was set beside, which is named with its figure;
-<span class="soft">≈ not clearly better</span>: the interval reaches that baseline. What has neither mark is better, or had no
-baseline.</li>
+<span class="soft">≈ not clearly better</span>: the intervals reach that far. What has neither mark is better, or had no
+baseline. <span class="sans">not pre-trained</span>: the same encoder from random weights, fine-tuned on the same data.</li>
+<li><span class="sans">equal tokens</span>, <span class="sans">equal time</span>: runs of a comparison that were held to the same number
+of residues, or to the same minutes. Compare each with its like.</li>
 <li><em>Rows in italics</em> are those baselines, and what is only published. An empty cell was not run, or was not seen in the paper.</li>
 <li>Tokens and time are those of all training that the weights have seen, pre-training and fine-tuning; of several seeds the mean.</li>
 <li><span class="sans">in corpus</span>: sequences of the test split that the pre-training corpus holds, identical + nearly so, where
-they were counted.</li>
+they were counted. <span class="sans poor">in train</span>: sequences of the test split that the task's own training data hold, so that
+the figure is too good.</li>
 <li>A click on the head of a column sorts; so does Enter on it.</li></ul>"""
 
 
@@ -169,7 +176,10 @@ def _judged(table: Table, column: Column, score: Score) -> str:
         else table.name
     )
     mark = f'<span class="{kind}" aria-hidden="true">{sign}</span><span class="hidden">{said}:</span>'
-    return f"<li>{mark} {escape(what)} <b>{shown(score.value, column)}</b> <small>{escape(name)} {shown(known, column)}</small></li>"
+    leaked = f' <small class="poor">{said_in_train(score)}</small>' if score.in_train else ""
+    return (
+        f"<li>{mark} {escape(what)} <b>{shown(score.value, column)}</b> <small>{escape(name)} {shown(known, column)}</small>{leaked}</li>"
+    )
 
 
 def _paper(paper: str, tables: Sequence[tuple[Table, Sequence[Row]]]) -> str:
@@ -196,7 +206,9 @@ def _closing(report: Report) -> str:
             sources |= {figure.source: None for figure in row.published.values()}
     listed = "".join(f"<li>{escape(source)}</li>" for source in sources)
     read = f"<p>Published figures were read in:</p><ul>{listed}</ul>" if listed else ""
-    return f"<footer>{read}<p>All figures in long form: report.csv, beside this page.</p></footer>"
+    names = "; ".join(escape(name) for name in report.left_out)
+    left = f"<p>Runs that are not shown: {names}.</p>" if names else ""
+    return f"<footer>{read}{left}<p>All figures in long form: report.csv, beside this page.</p></footer>"
 
 
 def _anchor(name: str) -> str:

@@ -97,11 +97,18 @@ def _ours(column: Column, score: Score | None) -> str:
     if score.overlap and not score.model.baseline:
         lines.append(f"in corpus: {score.overlap[0]:,} + {score.overlap[1]:,}")
     small = "".join(f"<small>{escape(line)}</small>" for line in lines)
+    if score.in_train:
+        small += f'<small class="poor">{said_in_train(score)}</small>'
     if sign and known:
         kind = "poor" if sign == "▾" else "soft"
         beaten = f'<span aria-hidden="true">{sign}</span><span class="hidden">{words}</span> {escape(known[0])} {shown(known[1], column)}'
         small = f'<small class="{kind}">{beaten}</small>{small}'
     return f'<td class="ours" data-value="{score.value}">{linked}{small}</td>'
+
+
+def said_in_train(score: Score) -> str:
+    """Return that the test sequences of a score were trained on, in a few words."""
+    return f"{score.in_train:,} in train"
 
 
 def shown(value: float, column: Column) -> str:
@@ -130,7 +137,7 @@ def _places(scores: Iterable[Score]) -> str:
         if model.corpus:
             lines[f"{model.corpus} {model.checksum[:8]}"] = None
         if score.data:
-            lines[f"{score.data} {score.data_checksum[:8]}"] = None
+            lines[f"{score.data} {score.data_checksum[:8]}".strip() + (f", fitted to {score.fitted:,}" if score.fitted else "")] = None
         if model.link and not model.link.startswith(("http://", "https://")) and not model.baseline:
             lines[model.link] = None
     return "".join(f"<small>{escape(line)}</small>" for line in lines)

@@ -1,6 +1,8 @@
 """What the report is made of: a score of a model, with what it has to beat, and how the model was trained. Plain values."""
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 Stage = Literal["pre-training", "fine-tuning", "probe"]
@@ -60,6 +62,8 @@ class Score:
     """Which probe, of several of a task."""
     baselines: tuple[tuple[str, float], ...] = ()
     """What it has to beat: (name, value)."""
+    reaches: Mapping[str, float] = field(default_factory=dict)
+    """Half the width of the 95 % interval of baselines that were trained over several seeds themselves, by name."""
     data: str = ""
     """Name of the labelled data."""
     data_checksum: str = ""
@@ -70,6 +74,10 @@ class Score:
     """Configurations that were left for this one, by validation."""
     overlap: tuple[int, int] | None = None
     """Sequences of the split that the corpus holds: identical, near duplicates of others. None: not known."""
+    in_train: int = 0
+    """Sequences of the split that the task's train holds too, as far as that is known."""
+    fitted: int = 0
+    """Examples that a probe was fitted to; 0: none, or not known."""
 
 
 def best_baseline(score: Score, higher: bool) -> tuple[str, float] | None:
@@ -81,19 +89,18 @@ def best_baseline(score: Score, higher: bool) -> tuple[str, float] | None:
 def verdict(score: Score, higher: bool = True) -> Verdict:
     """Return whether a score is better than the strongest of its baselines.
 
-    ``unclear``: it is, but the 95 % interval reaches the baseline. Of several seeds the interval is the mean, plus and minus twice the
-    standard error.
+    ``unclear``: it is, but by less than the 95 % intervals reach, its own and, where that is known, the baseline's, as independent
+    errors add. Of several seeds the interval is the mean, plus and minus twice the standard error.
     """
     known = best_baseline(score, higher)
     if known is None or score.model.baseline:
         return ""
-    sign = 1 if higher else -1
-    ahead = sign * (score.value - known[1])
+    ahead = score.value - known[1] if higher else known[1] - score.value
     if ahead <= 0:
         return "not better"
-    low, high = interval(score)
-    end = low if higher else high
-    return "unclear" if end is not None and sign * (end - known[1]) <= 0 else "better"
+    end = interval(score)[0 if higher else 1]
+    own, other = 0.0 if end is None else abs(score.value - end), score.reaches.get(known[0], 0.0)
+    return "unclear" if ahead <= math.hypot(own, other) else "better"
 
 
 def interval(score: Score) -> tuple[float | None, float | None]:

@@ -91,7 +91,8 @@ footer { margin-top: 4rem; border-top: 1px solid var(--rule); padding-top: 1rem;
   h2, h3 { break-after: avoid; } tr, figure { break-inside: avoid; } .scroll { overflow: visible; }
   table { font-size: 6.8pt; } th, td { padding: .22rem .32rem; } td.text, td.text small { white-space: normal; overflow-wrap: normal; }
   .unused { display: none; }
-  tbody th, thead th.first { position: static; min-width: 0; } thead button::after { content: none; } thead { display: table-header-group; }
+  tbody th, thead th.first { position: static; min-width: 30mm; } thead { display: table-header-group; }
+  thead button { display: contents; } thead button::after { content: none; }
   .figures { grid-template-columns: 1fr 1fr; } }
 """
 
