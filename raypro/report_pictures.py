@@ -37,13 +37,14 @@ FLOORS = {
 def over_parameters(tables: Sequence[tuple[Table, Sequence[Row]]]) -> list[Figure]:
     """Draw, for each task of fine-tuning and each probe, what encoders reach over their number of parameters (CPCProt, Figure 1).
 
-    Published figures are hollow, where the number of parameters was published too.
+    Published figures are hollow, where the number of parameters was published too; without one of ours nothing is drawn.
     """
     sizes = {(figure.paper, figure.row): figure.value for figure in PUBLISHED if figure.table == "parameters"}
-    drawn: dict[str, Figure] = {}
+    drawn: dict[tuple[object, ...], Figure] = {}
     for table, rows in tables:
         for column in table.columns:
-            if table.stage == "pre-training" or not column.higher or column.name in drawn:
+            measured = (table.stage, column.task, column.splits, column.metric, column.probe)
+            if table.stage == "pre-training" or not column.higher or measured in drawn:
                 continue
             ours = [(row, row.scores[column.name]) for row in rows if column.name in row.scores and not row.baseline]
             series = [
@@ -51,12 +52,14 @@ def over_parameters(tables: Sequence[tuple[Table, Sequence[Row]]]) -> list[Figur
                 for row, score in ours
                 if score.model.parameters
             ]
+            if not series:
+                continue
             published = {row.published[column.name] for row in rows if column.name in row.published}
             known = sorted((sizes[f.paper, f.row], f.row, f.value) for f in published if (f.paper, f.row) in sizes)
             series += [Series(f"{row}, published", ((size, value),), hollow=True) for size, row, value in known]
             if len(series) > 1:
                 title = column.name if table.stage == "fine-tuning" else f"{table.name}: {column.name}"
-                drawn[column.name] = Figure(title, "", numbered_points(series, "parameters of the encoder", column.name))
+                drawn[measured] = Figure(title, "", numbered_points(series, "parameters of the encoder", column.name))
     return list(drawn.values())
 
 

@@ -11,13 +11,14 @@ from raypro.core.objectives.mlm import MLM
 from raypro.data.labelled import LabelledData, LabelledManifest
 from raypro.evaluate.published import PUBLISHED, Published
 from raypro.evaluate.report_figures import Series, lines, numbered_points, round_marks, short
-from raypro.evaluate.report_filling import SAME_METHOD, fill
+from raypro.evaluate.report_filling import SAME_METHOD, Row, fill
 from raypro.evaluate.report_scores import Score, Trained, best_baseline, interval, verdict
 from raypro.evaluate.report_tables import TABLES, Column, Table, method_name
 from raypro.experiment import Experiment
 from raypro.mlflow_store import RunRecord
 from raypro.outbox import Outbox, read_records
 from raypro.report_fields import by_split_of, configuration, floor_of, mean_of, number, numbers, pair
+from raypro.report_pictures import over_parameters
 
 COLUMN = Column("stability", "stability", "spearman", published=("stability", "rho"))
 TABLE = Table("Paper", "Table 1", "About.", "fine-tuning", (COLUMN,))
@@ -170,6 +171,21 @@ def test_marks_are_round_and_hold_the_range(low, high, expected):
 
 def test_counts_are_short():
     assert [short(value) for value in (12, 1500, 1.7e6, 999_900, 196_566_670, 2.5e9)] == ["12", "1.5 k", "1.7 M", "1 M", "197 M", "2.5 G"]
+
+
+def test_each_measure_has_its_chart_though_columns_have_the_same_name():
+    def table(task: str) -> tuple[Table, list[Row]]:
+        model = [Trained(name, parameters=size) for name, size in (("a", 100), ("b", 1000))]
+        column = Column("linear: ρ", task, "spearman", probe="linear regression")
+        rows = [Row(m.method, scores={column.name: Score(m, "probe", task, "test", "spearman", 0.5)}) for m in model]
+        return Table("Paper", task, "About.", "probe", (column,)), rows
+
+    tables = [table("stability"), table("fluorescence"), table("stability")]
+    assert [figure.title for figure in over_parameters(tables)] == ["stability: linear: ρ", "fluorescence: linear: ρ"]
+
+
+def test_without_a_figure_of_ours_no_chart_is_drawn():
+    assert over_parameters([(table, fill(table, ())) for table in TABLES]) == []
 
 
 def test_charts_lie_within_their_frame_and_escape_names():

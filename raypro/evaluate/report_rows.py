@@ -89,7 +89,7 @@ def _ours(column: Column, score: Score | None) -> str:
     linked = f'<a href="{escape(address)}">{text}</a>' if address.startswith(("http://", "https://")) else text
     lines = []
     if score.low is not None and score.high is not None:
-        lines.append(f"{score.low:.{column.digits}f} to {score.high:.{column.digits}f}")
+        lines.append(f"{shown(score.low, column)} to {shown(score.high, column)}")
     if score.seeds > 1:
         lines.append(f"{score.seeds} seeds")
     if score.others:
