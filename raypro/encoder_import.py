@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from raypro.config import InputError
@@ -40,13 +41,17 @@ def import_encoder(file: str | Path, out: Path, source: Source = "cpcprot") -> P
     Raises:
         InputError: the file holds something else, or ``out`` is taken.
     """
-    if out.exists():
-        raise InputError(f"--out {out}: exists; choose another place, or remove it")
-    if source == "hf":
-        folder = folder_of(file)
-        return native(folder, out) if (folder / ABOUT).is_file() else import_hugging_face(folder, out, Path(file).name)
-    if source == "tape":
-        return _without_head(*read_tape(file), "tape", out, Path(file).name)
+    with checkpoint.writing_to(out):
+        if source == "hf":
+            return _import_hugging_face(folder_of(str(file).removeprefix(PREFIX)), out, Path(file).name)
+        if Path(file).is_dir():
+            raise InputError(f"{file}: a folder; give the file of weights in it, or say --from hf of a folder of Hugging Face")
+        if source == "tape":
+            return _without_head(*read_tape(file), "tape", out, Path(file).name)
+        return _import_cpcprot(file, out)
+
+
+def _import_cpcprot(file: str | Path, out: Path) -> Path:
     shape, weights = read_cpcprot(file)
     objective = CPC(patch_length=shape.patch_length)
     model = objective.build(shape.build())
@@ -56,12 +61,10 @@ def import_encoder(file: str | Path, out: Path, source: Source = "cpcprot") -> P
     return out
 
 
-def import_hugging_face(folder: Path, out: Path, name: str) -> Path:
-    """Write an encoder of Hugging Face as a checkpoint without a head; return its folder.
-
-    Raises:
-        InputError: see :func:`raypro.hugging_face.read_hugging_face`.
-    """
+def _import_hugging_face(folder: Path, out: Path, name: str) -> Path:
+    """Write an encoder of Hugging Face as a checkpoint without a head, or what raypro exported as it was; return its folder."""
+    if (folder / ABOUT).is_file():
+        return native(folder, out)
     return _without_head(*read_hugging_face(folder), "hugging-face", out, name)
 
 
@@ -84,7 +87,7 @@ def resolve_encoder(encoder: str | Path) -> Path:
     It is kept in raypro's home; a model whose files changed is read anew.
 
     Raises:
-        InputError: the model cannot be read; see :func:`raypro.hugging_face.read_hugging_face`.
+        InputError: the model cannot be read (see :func:`raypro.hugging_face.read_hugging_face`), or the home not be written.
     """
     if not str(encoder).startswith(PREFIX):
         return Path(encoder).expanduser()
@@ -96,11 +99,13 @@ def resolve_encoder(encoder: str | Path) -> Path:
         print(f"reading {meant} into raypro's home: {path}", flush=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         shutil.rmtree(temporary, ignore_errors=True)
-        import_encoder(folder, temporary, "hf")
         try:
+            _import_hugging_face(folder, temporary, name)
             os.rename(temporary, path)
-        except OSError:  # another process was quicker
-            shutil.rmtree(temporary)
+        except (OSError, SafetensorError) as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            if not path.is_dir():  # else another process was quicker
+                raise InputError(f"{path}: cannot be written ({error}); set RAYPRO_HOME to a folder that can") from None
     return path
 
 

@@ -62,17 +62,25 @@ def export(folder: Path, out: Path, max_length: int = LENGTH) -> Exported:
     Raises:
         InputError: no checkpoint of a Transformer, or ``out`` is taken.
     """
-    if out.exists():
-        raise InputError(f"--out {out}: exists; choose another place, or remove it")
     if max_length < 1:
         raise InputError(f"--max-length {max_length}: give 1 or more residues")
+    with checkpoint.writing_to(out):
+        model, theirs, kept = _read(folder, max_length)
+        _write(out.absolute(), model, theirs, kept)
+    return model
+
+
+def _read(folder: Path, max_length: int) -> tuple[Exported, dict[str, Tensor], dict[str, Tensor]]:
+    """Return what a checkpoint is exported as: for the card and the configuration, the weights of transformers, and those beside them."""
     found = checkpoint.load(folder)
     experiment = experiment_of(found.experiment)
     shape = experiment.encoder
     if not isinstance(shape, TransformerShape):
         raise InputError(
-            f"{folder}: its encoder is a {type(shape).__name__}, which transformers has not; only a TransformerShape is exported"
+            f"{folder}: its encoder is a {type(shape).__name__}; only raypro's own Transformers (TransformerShape) are exported"
         )
+    if all(name.startswith("encoder.") for name in found.weights):
+        raise InputError(f"{folder}: an imported encoder, published by others already; export a checkpoint that was trained from it")
     _require_weights(found, experiment)
     theirs, kept = to_theirs(shape, found.weights, max_length)
     own = {name: weight for name, weight in found.weights.items() if name.startswith(("encoder.", "token_head.", "pair_head."))}
@@ -87,8 +95,7 @@ def export(folder: Path, out: Path, max_length: int = LENGTH) -> Exported:
         max_length,
         data_sentence(experiment, folder.absolute().parent / RUN_FILE),
     )
-    _write(out.absolute(), model, theirs, kept)
-    return model
+    return model, theirs, kept
 
 
 def native(folder: Path, out: Path) -> Path:
@@ -97,10 +104,8 @@ def native(folder: Path, out: Path) -> Path:
     A model that was trained further in transformers and saved over the old one keeps what it learned.
 
     Raises:
-        InputError: the folder is damaged or of another version, or ``out`` is taken.
+        InputError: the folder is damaged or of another version.
     """
-    if out.exists():
-        raise InputError(f"--out {out}: exists; choose another place, or remove it")
     about, metrics, experiment = _read_about(folder / ABOUT)
     if not isinstance(experiment.encoder, TransformerShape):
         raise InputError(f"{folder / ABOUT}: encoder: expected TransformerShape; export the checkpoint again")
@@ -110,6 +115,8 @@ def native(folder: Path, out: Path) -> Path:
         weights = to_ours(experiment.encoder, expected, theirs, kept)
     except KeyError as missing:
         raise InputError(f"{folder}: no weight {missing} in it; export the checkpoint again") from None
+    except (IndexError, RuntimeError) as error:  # parts that do not fit together
+        raise InputError(f"{folder}: its weights are not those of its experiment ({error}); export the checkpoint again") from None
     wrong = next((name for name, size in expected.items() if weights[name].shape != size), None)
     if wrong is not None:
         found = tuple(weights[wrong].shape)
@@ -169,7 +176,6 @@ def _published(experiment: AnyExperiment) -> AnyExperiment:
 def _write(out: Path, model: Exported, theirs: dict[str, Tensor], kept: dict[str, Tensor]) -> None:
     temporary = out.with_name(f".{out.name}.{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
     about = {"kind": "About", "version": FORMAT_VERSION, "raypro": raypro.__version__, "step": model.step}
     plain = {
         "config.json": model.config,
@@ -178,6 +184,7 @@ def _write(out: Path, model: Exported, theirs: dict[str, Tensor], kept: dict[str
         ABOUT: {"about": about, "metrics": dict(model.metrics), "experiment": model.experiment.to_plain()},
     }
     try:
+        temporary.mkdir(parents=True)
         for name, value in plain.items():
             (temporary / name).write_text(json.dumps(value, indent=2) + "\n")
         save_file(theirs, temporary / WEIGHTS, metadata={"format": "pt"})
@@ -199,7 +206,7 @@ def _read_about(file: Path) -> tuple[About, dict[str, float], AnyExperiment]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{file}: damaged, or not raypro's ({type(error).__name__}: {error}); export the checkpoint again") from None
     if version != FORMAT_VERSION:
-        raise InputError(f"{file}: of format version {version}, this raypro reads {FORMAT_VERSION}; export the checkpoint again")
+        raise InputError(f"{file}: of format version {version!r}, this raypro reads {FORMAT_VERSION}; export the checkpoint again")
     about: About = from_plain(About, parts[0], f"{file}: about")
     if not isinstance(parts[1], dict):
         raise InputError(f"{file}: metrics: expected numbers by name, got {parts[1]!r:.40}")

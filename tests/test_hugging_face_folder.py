@@ -15,6 +15,7 @@ from raypro.config import InputError
 from raypro.core import checkpoint
 from raypro.core.encoders.convolution import ConvolutionShape
 from raypro.core.objectives.mlm import MLM
+from raypro.encoder_import import import_encoder
 from raypro.hugging_face_export import export, native
 from raypro.settings import Tracking
 from tests.exported import LONGEST, TINY, saved
@@ -69,6 +70,9 @@ def test_what_cannot_be_exported_is_one_line_and_leaves_nothing(tmp_path: Path, 
     _, path = saved(tmp_path / "run", TINY, MLM())
     _, other = saved(tmp_path / "other", ConvolutionShape(width=8), MLM())
     _, broken = saved(tmp_path / "broken", TINY, MLM())
+    _, imported = saved(tmp_path / "imported", TINY, MLM())
+    weights = load_file(imported / "model.safetensors")
+    save_file({name: weight for name, weight in weights.items() if name.startswith("encoder.")}, imported / "model.safetensors")
     weights = load_file(broken / "model.safetensors")
     del weights["encoder.norm.bias"]
     save_file(weights, broken / "model.safetensors")
@@ -79,6 +83,8 @@ def test_what_cannot_be_exported_is_one_line_and_leaves_nothing(tmp_path: Path, 
         (path, tmp_path / "out", {"max_length": 0}, "--max-length 0"),
         (other, tmp_path / "out", {}, "ConvolutionShape.*TransformerShape"),
         (broken, tmp_path / "out", {}, "encoder.norm.bias"),
+        (imported, tmp_path / "out", {}, "an imported encoder"),
+        (path, path / "model.safetensors" / "out", {}, "cannot be written"),
     ]
     for checkpoint_, out, options, message in cases:
         with pytest.raises(InputError, match=message) as caught:
@@ -108,10 +114,14 @@ def without(file: str, name: str) -> Callable[[Path], None]:
     return edit
 
 
-def of_another_shape(folder: Path) -> None:
-    weights = load_file(folder / "model.safetensors")
-    weights["lm_head.dense.bias"] = torch.zeros(3)
-    save_file(weights, folder / "model.safetensors")
+def resized(name: str, *size: int, file: str = "model.safetensors") -> Callable[[Path], None]:
+    def edit(folder: Path) -> None:
+        weights = load_file(folder / file)
+        assert name in weights
+        weights[name] = torch.zeros(size)
+        save_file(weights, folder / file)
+
+    return edit
 
 
 HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -125,12 +135,18 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
     "metric_is_text": (edited(lambda plain: plain["metrics"].update(loss="low")), "metrics.loss: expected float"),
     "unknown_kind": (edited(lambda plain: plain["experiment"].update(kind="Evil")), "raypro.json: .*unknown kind 'Evil'"),
     "unknown_encoder": (edited(lambda plain: plain["experiment"]["encoder"].update(width="wide")), "raypro.json: .*width: expected int"),
+    "no_width": (edited(lambda plain: plain["experiment"]["encoder"].update(width=0)), "raypro.json: encoder.width: 0 must be 1 or more"),
+    "no_heads": (edited(lambda plain: plain["experiment"]["encoder"].update(heads=0)), "raypro.json: encoder.heads: 0 must be 1 or more"),
     "other_encoder": (edited(lambda plain: plain["experiment"].update(encoder={"kind": "ConvolutionShape"})), "expected TransformerShape"),
     "more_layers": (edited(lambda plain: plain["experiment"]["encoder"].update(layers=3)), "no weight .*layer.2"),
     "no_weights": (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors: missing or damaged"),
     "half_weights": (lambda folder: os.truncate(folder / "model.safetensors", 999), "model.safetensors: missing or damaged"),
     "no_query": (without("model.safetensors", "esm.encoder.layer.1.attention.self.query.weight"), "no weight .*layer.1.*query.weight"),
-    "other_shape": (of_another_shape, r"token_head.0.bias should be \(24,\), found \(3,\)"),
+    "other_shape": (resized("lm_head.dense.bias", 3), r"token_head.0.bias should be \(24,\), found \(3,\)"),
+    "other_query": (resized("esm.encoder.layer.1.attention.self.query.weight", 3, 3), "not those of its experiment"),
+    "no_table": (resized("esm.embeddings.word_embeddings.weight", 3), "encoder.embedding.weight should be"),
+    "number": (resized("lm_head.bias"), "not those of its experiment"),
+    "kept_number": (resized("encoder.embedding.weight", file="raypro.safetensors"), "not those of its experiment"),
 }
 
 
@@ -150,4 +166,4 @@ def test_a_folder_for_the_checkpoint_that_is_taken_is_left_alone(tmp_path: Path)
     _, path = saved(tmp_path, TINY, MLM())
     export(path, tmp_path / "out", max_length=LONGEST)
     with pytest.raises(InputError, match="exists"):
-        native(tmp_path / "out", path)
+        import_encoder(tmp_path / "out", path, "hf")

@@ -10,10 +10,11 @@ import torch
 
 from raypro import encoder_import
 from raypro.cli import finetune_main, main
+from raypro.config import InputError
 from raypro.core import checkpoint
 from raypro.core.optimizer import Adam
 from raypro.encoder import load_encoder
-from raypro.encoder_import import resolve_encoder
+from raypro.encoder_import import import_encoder, resolve_encoder
 from raypro.finetuning import FineTuned, Finetuning, resolved
 from raypro.home import run_folder
 from raypro.presets import fine_tuning
@@ -39,7 +40,7 @@ def test_a_model_is_read_once_and_anew_when_its_files_change(tmp_path: Path, ray
     path = resolve_encoder(f"hf:{folder}")
     assert path.parent == raypro_home / "encoders" and path.name.startswith("tiny-esm-")
     with monkeypatch.context() as patched:
-        patched.setattr(encoder_import, "import_encoder", lambda *_: pytest.fail("read again"))
+        patched.setattr(encoder_import, "read_hugging_face", lambda *_: pytest.fail("read again"))
         assert resolve_encoder(f"hf:{folder}") == path
     np.testing.assert_array_equal(load_encoder(f"hf:{folder}").embed(PROTEINS), load_encoder(path).embed(PROTEINS))
     os.utime(folder / "model.safetensors", ns=(1, 1))
@@ -59,6 +60,42 @@ def test_embed_takes_a_folder_and_lists_what_is_too_long(folders: dict[str, Path
     for found, expected in zip(vectors, by_hand(folders["esm1b"], PROTEINS), strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-5)
     assert f"longer than {LONGEST} residues" in (tmp_path / "vectors.npz.rejects.tsv").read_text()
+
+
+def test_two_that_read_a_model_at_once_share_it_and_leave_nothing(
+    tmp_path: Path, raypro_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save(tmp_path / "model", "protbert")
+    expected = resolve_encoder(f"hf:{folder}")
+    kept, reading = tmp_path / "kept", encoder_import.read_hugging_face
+    os.rename(expected, kept)
+
+    def overtaken(path: Path) -> object:
+        os.rename(kept, expected)
+        return reading(path)
+
+    monkeypatch.setattr(encoder_import, "read_hugging_face", overtaken)
+    assert resolve_encoder(f"hf:{folder}") == expected and checkpoint.load(expected)
+    assert os.listdir(expected.parent) == [expected.name]
+
+
+def test_a_home_or_a_place_that_cannot_be_written_is_one_line(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("RAYPRO_HOME", str(tmp_path / "file" / "home"))
+    with pytest.raises(InputError, match="cannot be written .*; set RAYPRO_HOME"):
+        resolve_encoder(f"hf:{folders['esm2']}")
+    with pytest.raises(InputError, match="--out .*: cannot be written .*; choose another place"):
+        import_encoder(folders["esm2"], tmp_path / "file" / "out", "hf")
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "save_file", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        with pytest.raises(InputError, match="cannot be written .No space left on device"):
+            import_encoder(folders["esm2"], tmp_path / "out", "hf")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="exists"):
+        import_encoder(folders["esm2"], tmp_path / "dangling", "hf")
+    assert sorted(os.listdir(tmp_path)) == ["dangling", "file"]
 
 
 @pytest.mark.slow

@@ -9,6 +9,8 @@ import json
 import os
 import pickle
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,14 +55,33 @@ def save(
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    save_file({name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}, temporary / _WEIGHTS)
     about = {"format": "raypro-checkpoint", "version": FORMAT_VERSION, "step": step, "metrics": metrics, "experiment": experiment}
-    (temporary / _EXPERIMENT).write_text(json.dumps(about, indent=1) + "\n")
-    if training is not None:
-        torch.save(training, temporary / _TRAINING)
-    shutil.rmtree(path, ignore_errors=True)
-    os.replace(temporary, path)
+    try:
+        temporary.mkdir(parents=True)
+        save_file({name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}, temporary / _WEIGHTS)
+        (temporary / _EXPERIMENT).write_text(json.dumps(about, indent=1) + "\n")
+        if training is not None:
+            torch.save(training, temporary / _TRAINING)
+        shutil.rmtree(path, ignore_errors=True)
+        os.replace(temporary, path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+@contextmanager
+def writing_to(out: Path) -> Iterator[None]:
+    """Watch over the writing of a folder that a person asked for.
+
+    Raises:
+        InputError: ``out`` is taken, or cannot be written.
+    """
+    if os.path.lexists(out):
+        raise InputError(f"--out {out}: exists; choose another place, or remove it")
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"--out {out}: cannot be written ({getattr(error, 'strerror', None) or error}); choose another place") from None
 
 
 def load(path: str | Path) -> Checkpoint:

@@ -41,6 +41,9 @@ class TransformerShape:
     """Recompute each block in the backward pass instead of keeping its activations: less memory, a third more time."""
 
     def __post_init__(self) -> None:
+        for name in ("layers", "width", "heads", "hidden"):
+            if getattr(self, name) < 1:
+                raise InputError(f"encoder.{name}: {getattr(self, name)} must be 1 or more")
         if self.width % self.heads or (self.width // self.heads) % 2:
             raise InputError(f"encoder.heads: {self.heads} heads do not divide the width {self.width} into even parts; change either")
         if (self.positions == "learned") != (self.longest is not None):
