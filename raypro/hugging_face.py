@@ -78,12 +78,16 @@ def folder_of(path_or_id: str | Path) -> Path:
     folder = Path(path_or_id).expanduser()
     if folder.is_dir():
         return folder
+    if folder.is_file():
+        raise InputError(f"{folder}: a file; give its folder, with config, weights and tokenizer")
     name = str(path_or_id)
     if not _HUB_NAME.fullmatch(name) or name.startswith("."):
         raise InputError(f"{name}: no such folder, and no name on the hub either; give a folder, or a name like facebook/esm2_t6_8M_UR50D")
     try:
         import huggingface_hub
-
+    except ImportError:
+        raise InputError(MISSING) from None
+    try:
         needed = ["*.json", "*.txt", "*.model", "model*.safetensors"]
         fetched = Path(huggingface_hub.snapshot_download(name, allow_patterns=needed, ignore_patterns=["*/*"]))
         if not _has_any(fetched, SAFE):
@@ -112,7 +116,10 @@ def _read_config(folder: Path) -> Any:
         _refuse_code(folder / CONFIG, plain)
         known = f"no model of type {named!r}" if named else "no model_type"
         raise InputError(f"{folder / CONFIG}: {known} that the installed transformers ({transformers.__version__}) has; take a newer one")
-    config = config_of(plain)
+    try:
+        config = config_of(plain)
+    except InputError as error:
+        raise InputError(f"{folder / CONFIG}: {error}; download it again") from None
     if config.model_type == T5:
         return config
     if config.is_encoder_decoder or getattr(config, "is_decoder", False) or type(config) not in transformers.MODEL_FOR_MASKED_LM_MAPPING:
@@ -127,10 +134,17 @@ def _read_tokenizer(folder: Path) -> Any:
 
     if (folder / TOKENIZER).is_file():
         plain = _read_json(folder / TOKENIZER)
-        if not hasattr(transformers, str(plain.get("tokenizer_class"))):
+        named = plain.get("tokenizer_class")
+        known = getattr(transformers, str(named), None)
+        if known is None:
             _refuse_code(folder / TOKENIZER, plain)
+        # Anything else of transformers would be loaded in its place, and could ask to run code.
+        elif not (isinstance(known, type) and (issubclass(known, transformers.PreTrainedTokenizerBase) or hasattr(known, "is_dummy"))):
+            raise InputError(f"{folder / TOKENIZER}: {named} is no tokenizer; download it again")
     try:
-        return transformers.AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+        _tokens(tokenizer, STANDARD)
+        return tokenizer
     except Exception as error:  # of many kinds, by what is missing or damaged
         raise InputError(
             f"{folder}: its tokenizer cannot be read ({_first_line(error)}); the folder needs the model's tokenizer files"
@@ -140,11 +154,10 @@ def _read_tokenizer(folder: Path) -> Any:
 def _translation(folder: Path, tokenizer: Any, config: Any) -> tuple[tuple[int, ...], bool, bool]:
     """Return the model's token for each of ours, and whether it has one before and one after the residues."""
     known = {letter: found[0] for letter in LETTERS if len(found := _tokens(tokenizer, letter)) == 1 and found[0] != tokenizer.unk_token_id}
-    lacking = [letter for letter in STANDARD if letter not in known]
-    if lacking or len({known[letter] for letter in STANDARD}) < len(STANDARD):
-        raise InputError(
-            f"{folder}: its tokenizer has no token for amino acid {lacking[0] if lacking else 'of its own each'}; take a protein model"
-        )
+    tokens = [known.get(letter) for letter in STANDARD]
+    lacking = [letter for letter, token in zip(STANDARD, tokens, strict=True) if token is None or tokens.count(token) > 1]
+    if lacking:
+        raise InputError(f"{folder}: its tokenizer has no token of its own for amino acid {lacking[0]}; take a protein model")
     around = _around(tokenizer, [known[letter] for letter in STANDARD])
     if around is None:
         raise InputError(f"{folder}: its tokenizer does not make one token of each residue; raypro takes such models only")
@@ -156,8 +169,9 @@ def _translation(folder: Path, tokenizer: Any, config: Any) -> tuple[tuple[int, 
     mask = unknown if tokenizer.mask_token_id is None else tokenizer.mask_token_id
     controls = (padding, mask, *(before or [padding]), *(after or [padding]), unknown)  # in the order of our alphabet
     vocabulary = (*controls, *(known.get(letter, unknown) for letter in LETTERS))
-    if max(vocabulary) >= config.vocab_size:
-        raise InputError(f"{folder}: its tokenizer has token {max(vocabulary)}, its model {config.vocab_size}; they do not belong together")
+    size = getattr(config, "vocab_size", None)
+    if not isinstance(size, int) or max(vocabulary) >= size:
+        raise InputError(f"{folder}: its tokenizer has token {max(vocabulary)}, its model {size} tokens; they do not belong together")
     return tuple(int(token) for token in vocabulary), bool(before), bool(after)
 
 
@@ -193,21 +207,25 @@ def _read_model(folder: Path, config: Any) -> Any:
             local_files_only=True,
             dtype=torch.float32,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,
             **options_of(chosen),
         )
     except Exception as error:  # of many kinds, by what is damaged
         raise InputError(f"{folder}: its weights cannot be read ({_first_line(error)}); download them again") from None
     encoder = encoder_of(model)
     used = {id(weight) for weight in encoder.parameters()}
-    lacking = [name for name, weight in model.named_parameters() if id(weight) in used and name in said["missing_keys"]]
+    absent = {*said["missing_keys"], *(name for name, *_ in said["mismatched_keys"])}
+    lacking = [name for name, weight in model.named_parameters() if id(weight) in used and name in absent]
     if lacking:
-        raise InputError(f"{folder}: its weights lack {lacking[0]} and {len(lacking) - 1} more of the model's; download them again")
+        raise InputError(
+            f"{folder}: its weights lack {lacking[0]} and {len(lacking) - 1} more, of config.json's sizes; download both again"
+        )
     return encoder
 
 
 @torch.inference_mode()
 def _require_alike(folder: Path, shape: HuggingFaceShape, weights: dict[str, Tensor]) -> None:
-    """Raise InputError if a sequence's vectors depend on a longer neighbour in its batch: such a model sees its padding."""
+    """Raise InputError if vectors are not finite, or depend on a longer neighbour in the batch: such a model sees its padding."""
     encoder = shape.build().eval()
     encoder.load_state_dict(weights)
     long, short = len(STANDARD), 7
@@ -224,6 +242,8 @@ def _require_alike(folder: Path, shape: HuggingFaceShape, weights: dict[str, Ten
         raise InputError(
             f"{folder}: its vectors have {alone.shape[2]} dimensions, its hidden_size is {encoder.width}; raypro takes no such model"
         )
+    if not (alone + beside).isfinite().all():
+        raise InputError(f"{folder}: its vectors are not finite; download its weights again")
     if not (alone - beside).abs().max() <= _ALIKE * alone.abs().max():
         raise InputError(f"{folder}: a sequence's vectors depend on its neighbours' lengths; raypro takes models that do not see padding")
 

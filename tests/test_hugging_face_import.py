@@ -107,6 +107,17 @@ def test_code_in_a_folder_is_never_run(tmp_path: Path, folders: dict[str, Path])
         replace(shape, config=json.dumps({"model_type": "AMPLIFY", "auto_map": asks})).build()
 
 
+@pytest.mark.parametrize("field", ["attn_implementation", "_attn_implementation", "experts_implementation"])
+def test_code_that_a_configuration_names_on_the_hub_is_never_fetched(field: str, tmp_path: Path, folders: dict[str, Path]) -> None:
+    folder = shutil.copytree(folders["esm2"], tmp_path / "model")
+    _edit("config.json", **{field: "somebody/kernel"})(folder)
+    shape, weights = read_hugging_face(folder)
+    assert "somebody" not in shape.config
+    torch.testing.assert_close(weights, read_hugging_face(folders["esm2"])[1], rtol=0, atol=0)
+    named = json.dumps({**json.loads(shape.config), field: "somebody/kernel"})  # a checkpoint can be edited, too
+    assert replace(shape, config=named).build().model.config._attn_implementation != "somebody/kernel"
+
+
 def _write(file: str, text: str) -> Any:
     return lambda folder: (folder / file).write_text(text)
 
@@ -120,6 +131,14 @@ def _lose_a_weight(folder: Path) -> None:
 
     weights = load_file(folder / "model.safetensors")
     del weights["esm.encoder.layer.1.attention.self.query.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def _fill_with_nan(folder: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    weights["esm.encoder.layer.1.attention.self.query.weight"].fill_(torch.nan)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
@@ -143,10 +162,11 @@ def _cut(folder: Path) -> None:
         (_write("config.json", "[1]"), "expected a JSON object, found list"),
         (_write("config.json", "{}"), "no model_type"),
         (_edit("config.json", model_type="esm99"), "no model of type 'esm99' that the installed transformers"),
-        (_edit("config.json", hidden_size="wide"), "no esm model can be made of it"),
-        (_edit("config.json", hidden_size=32), "its weights cannot be read"),
+        (_edit("config.json", hidden_size="wide"), "config.json: .*no esm model can be made of it"),
+        (_edit("config.json", hidden_size=32), "lack embeddings.word_embeddings.weight and .* more, of config.json's sizes"),
         (_edit("config.json", is_decoder=True), "esm is no encoder of a masked language model"),
         (_edit("config.json", vocab_size=20), "they do not belong together"),
+        (_edit("config.json", vocab_size=None), "they do not belong together"),
         (_write("config.json", json.dumps({"model_type": "gpt2"})), "gpt2 is no encoder"),
         (_write("config.json", json.dumps({"model_type": "bart"})), "bart is an encoder with a decoder"),
         (_remove("model.safetensors"), "no weights in it"),
@@ -154,7 +174,11 @@ def _cut(folder: Path) -> None:
         (_cut, "its weights cannot be read"),
         (_lose_a_weight, "lack encoder.layer.1.attention.self.query.weight and 0 more"),
         (_remove("vocab.txt", "tokenizer_config.json"), "its tokenizer cannot be read"),
-        (_write("vocab.txt", "<cls>\n<pad>\n<eos>\n<unk>\nthe\nof\n<mask>"), "no token for amino acid"),
+        (_write("vocab.txt", "<cls>\n<pad>\n<eos>\n<unk>\nthe\nof\n<mask>"), "no token of its own for amino acid A"),
+        (_write("vocab.txt", ""), "its tokenizer cannot be read"),
+        (_edit("tokenizer_config.json", tokenizer_class="AutoModelForCausalLM"), "AutoModelForCausalLM is no tokenizer"),
+        (_edit("tokenizer_config.json", tokenizer_class="EsmConfig"), "EsmConfig is no tokenizer"),
+        (_fill_with_nan, "its vectors are not finite"),
         (_merge_residues, "does not make one token of each residue"),
     ],
 )
@@ -232,6 +256,7 @@ def test_a_name_that_cannot_be_fetched_is_one_line(raypro_home: Path) -> None:
         ("nobody/no-such-protein-model", "no such folder, and the hub does not give it"),
         ("/nowhere/at/all", "no such folder, and no name on the hub"),
         ("../gone", "no such folder, and no name on the hub"),
+        (str(Path(__file__)), "a file; give its folder"),
     ):
         with pytest.raises(InputError, match=message) as caught:
             load_encoder(f"hf:{name}")
@@ -244,6 +269,7 @@ def test_without_transformers_the_way_to_it_is_named(folders: dict[str, Path], m
     for name in [name for name in sys.modules if name.split(".")[0] == "transformers"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "transformers", None)
-    for call in (shape.build, lambda: read_hugging_face(folders["esm2"])):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    for call in (shape.build, lambda: read_hugging_face(folders["esm2"]), lambda: read_hugging_face("facebook/esm2_t6_8M_UR50D")):
         with pytest.raises(InputError, match=r"pip install 'raypro\[transformers\]'"):
             call()

@@ -22,6 +22,8 @@ from raypro.core.residues import residue_mean
 MISSING = "models of Hugging Face need the package transformers: pip install 'raypro[transformers]'"
 T5 = "t5"
 """The one model with a decoder of which the encoder is taken alone."""
+_KERNELS = ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
+"""Where a configuration may name code on the hub that transformers would fetch and run."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ def require_length(shape: Any, residues: int, where: str = "sequences") -> None:
 
 
 def config_of(plain: dict[str, Any]) -> Any:
-    """Return a model's configuration from the plain values of its config.json.
+    """Return a model's configuration from the plain values of its config.json, without what names code to be fetched.
 
     Raises:
         InputError: transformers is missing, or has no such type of model.
@@ -147,6 +149,7 @@ def config_of(plain: dict[str, Any]) -> Any:
         raise InputError(MISSING) from None
     if plain["model_type"] not in CONFIG_MAPPING:
         raise InputError(f"encoder.config: the installed transformers has no model of type {plain['model_type']!r}; take a newer one")
+    plain = {name: value for name, value in plain.items() if name not in _KERNELS}
     with _explained(plain["model_type"]):
         return CONFIG_MAPPING[plain["model_type"]].from_dict(plain)
 
