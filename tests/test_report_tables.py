@@ -194,6 +194,9 @@ def test_charts_lie_within_their_frame_and_escape_names():
     points = numbered_points([Series("a", ((1e6, 0.3),)), Series("b", ((1e8, 0.7),), hollow=True)], "parameters", "rho")
     places = [float(part.split('"')[1]) for part in points.split(" c")[1:] if part.startswith(("x=", "y="))]
     assert len(places) == 4 and all(0 < place < 440 for place in places)
+    near = numbered_points([Series("a", ((796e3, 0.3),)), Series("b", ((797e3, 0.3),))], "parameters", "rho")
+    one, other = (float(part.split('"')[1]) for part in near.split(" c")[1:] if part.startswith("x="))
+    assert other - one < 1  # a thousandth more is no distance
     assert numbered_points([Series("alone", ((5e6, 0.0),))], "parameters", "rho")  # one point, no range
 
 

@@ -90,7 +90,8 @@ class _Axes:
         self.y_marks = round_marks(min(ys), max(ys), 5)
         self.left, self.right = (math.log10(min(xs)), math.log10(max(xs))) if log_x else (self.x_marks[0], self.x_marks[-1])
         if log_x:
-            margin = 0.08 * (self.right - self.left) or 0.5
+            span = self.right - self.left
+            margin = max(0.08 * span, (1 - span) / 2)  # a power of ten at least: what has nearly the same size stands nearly together
             self.left, self.right = self.left - margin, self.right + margin
         self.low, self.high = self.y_marks[0], self.y_marks[-1]
 

@@ -96,7 +96,7 @@ def _csv_cell(column: Column, score: Score | None, published: Published | None) 
         "data_checksum": score.data_checksum if score else None,
         "identical_in_corpus": score.overlap[0] if score and score.overlap else None,
         "near_in_corpus": score.overlap[1] if score and score.overlap else None,
-        "in_train": score.in_train if score else None,
+        "in_train": score.in_train or None if score else None,
         "fitted": score.fitted or None if score else None,
         "run_id": " ".join(score.model.run_ids) if score else None,
         "source": published.source if published else None,
