@@ -29,8 +29,6 @@ from raypro.tasks.tape import TASKS
 from raypro.tracking import Sender
 
 SCRATCH, RANDOM, LONGER, ADVERSARIAL = "not pre-trained", "random", "random, equal time", "adversarial"
-PAPER: Mapping[tuple[str, str], str] = {}
-"""The paper's own figures by (task, condition), where known: none, its Table 2 was not at hand. They stand in columns of their own."""
 
 
 @dataclass(frozen=True)
@@ -150,19 +148,14 @@ def report(comparison: Comparison, runs: Mapping[str, Pretrained], rows: Sequenc
     path = comparison.folder / "table.csv"
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["task", "split", "metric", "condition", "mean", "deviation", "runs", "paper"])
+        writer.writerow(["task", "split", "metric", "condition", "mean", "deviation", "runs"])
         for row in rows:
             for condition, spread in row.reached.items():
-                said = PAPER.get((row.task, condition), "")
-                writer.writerow([row.task, row.split, row.metric, condition, spread.mean, spread.deviation, spread.runs, said])
+                writer.writerow([row.task, row.split, row.metric, condition, spread.mean, spread.deviation, spread.runs])
     outbox.artifact(path)
     table = Table(title=f"{comparison.name}: mean ± deviation over fine-tuning seeds", title_justify="left")
-    columns = ["task", "split", "metric", *conditions, *(f"paper: {condition}" for condition in (RANDOM, ADVERSARIAL))]
-    shown = [
-        [row.task, row.split, row.metric, *(str(row.reached[c]) for c in conditions)]
-        + [PAPER.get((row.task, c), "") for c in (RANDOM, ADVERSARIAL)]
-        for row in rows
-    ]
+    columns = ["task", "split", "metric", *conditions]
+    shown = [[row.task, row.split, row.metric, *(str(row.reached[c]) for c in conditions)] for row in rows]
     costs = [f"- {c}: {run.steps:,} steps, {run.seconds / 60:.1f} minutes, `{run.checkpoint}`" for c, run in runs.items()]
     text = "\n".join([*markdown(columns, shown), "", "Pre-training (steps of both players, where there are two):", "", *costs]) + "\n"
     (comparison.folder / "table.md").write_text(text)
