@@ -75,15 +75,15 @@ def ranking_table(sweep: Sweep, ranked: Ranked) -> Table:
     table = Table(title=f"{sweep.path.name}: {'mean rank by ' if len(criteria) > 1 else ''}{chosen}", title_justify="left")
     table.add_column("rank", justify="right")
     table.add_column("trial", no_wrap=True)
-    figures = [*([MEAN_RANK] if sweep.space.criteria else []), *(name for name, _ in criteria)]
-    for column in (*(axis.split(".")[-1] for axis in sweep.space.axes), *(name.split("/")[-1] for name in figures), counted, "seconds"):
+    figure = MEAN_RANK if sweep.space.criteria else metric
+    for column in (*(axis.split(".")[-1] for axis in sweep.space.axes), figure.split("/")[-1], counted, "seconds"):
         table.add_column(column, justify="right")
     table.add_column("ended")
     for row in ranking_rows(sweep, ranked)[:MOST_ROWS]:
         values = [shown(row[axis]) for axis in sweep.space.axes]
-        scores = ["-" if row["rank"] is None or row.get(name) is None else f"{row[name]:.4f}" for name in figures]
+        score = "-" if row["rank"] is None else f"{row[figure]:.4f}"
         costs = (shown(round(row[counted] or 0.0, 1)), f"{row['seconds']:.0f}")
-        table.add_row(str(row["rank"] or "-"), row["trial"], *values, *scores, *costs, row["status"])
+        table.add_row(str(row["rank"] or "-"), row["trial"], *values, score, *costs, row["status"])
     left, failed = len(ranked) - MOST_ROWS, sum(result.status == "failed" for _, result in ranked)
     said = [f"{left} more in {RANKING}"] * (left > 0) + [f"why {failed} failed: {RANKING}"] * (failed > 0)
     table.caption = "; ".join(said) or None

@@ -85,7 +85,7 @@ def test_trials_are_ranked_by_the_mean_of_their_ranks_where_one_figure_should_no
     assert [row["mean rank"] for row in ranking_rows(sweep, ranked)] == pytest.approx([7 / 3, 8 / 3, 3, math.inf, math.inf])
     console = Console(width=200, record=True, file=io.StringIO())
     console.print(ranking_table(sweep, ranked))
-    said = console.export_text()
+    said = " ".join(console.export_text().split())
     assert (
         "mean rank by loss (lower is better), accuracy (higher is better), families (higher is better)" in said
         and "2.3333" in said
