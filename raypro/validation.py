@@ -15,6 +15,7 @@ from raypro.core.alphabet import CLS, SEP, STANDARD, encode
 from raypro.core.loop import TrainState, evaluate
 from raypro.core.masking import Masked
 from raypro.core.objectives.adversarial import Adversarial
+from raypro.core.objectives.cpc import CPC
 from raypro.core.objectives.mlm import MaskedLanguageModel
 from raypro.core.objectives.next_token import NextToken
 from raypro.data.corpus import Corpus
@@ -49,10 +50,12 @@ def load_model(path: str | Path) -> Model:
     """Load a checkpoint's model, in evaluation mode, on the CPU.
 
     Raises:
-        InputError: there is no usable checkpoint.
+        InputError: there is no usable checkpoint, or only an encoder in it.
     """
     loaded = checkpoint.load(path)
     experiment = Experiment.from_plain(loaded.experiment)
+    if all(name.startswith("encoder.") for name in loaded.weights) and not isinstance(experiment.objective, CPC):
+        raise InputError(f"{path}: an encoder alone, without a head to validate; embed, evaluate and finetune take it")
     module = experiment.objective.build(experiment.encoder.build())
     checkpoint.load_weights(module, loaded)
     return Model(module.eval(), experiment, loaded.step, loaded.metrics)
