@@ -1,7 +1,5 @@
 """``raypro evaluate``: an encoder beside its baselines; what may choose; what is written; what is refused."""
 
-import importlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +9,16 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from raypro import probe_tasks, probing
-from raypro.cli import command_main
+from raypro import probe_tasks
 from raypro.config import InputError
 from raypro.core.alphabet import STANDARD
 from raypro.core.encoders.cpcprot import CPCProtShape
 from raypro.core.encoders.onehot import OneHotShape
 from raypro.core.encoders.transformer import TransformerShape
 from raypro.data.labelled import LabelledData
-from raypro.encoder import load_encoder
-from raypro.evaluate import probe_plots
 from raypro.evaluate.baselines import TYPES
-from raypro.outbox import read_records
-from raypro.probe_tasks import PROBES, evaluate_families, evaluate_labelled
-from raypro.probing import evaluate_command, said
+from raypro.probe_tasks import evaluate_families, evaluate_labelled
 from raypro.representations import WINDOW, random_weights
-from tests.fine_tuned import save_model
 from tests.small import hydrophobic_share, random_sequences, write_labelled
 from tests.test_representations import encoder_of
 
@@ -184,108 +176,6 @@ def test_families_are_asked_of_the_nearest_neighbour(tmp_path: Path) -> None:
     for finding in found.findings:
         hits = np.array(finding.predictions["test"]) == np.array(found.splits["test"].labels)
         assert finding.scores["test"]["accuracy"] == hits.mean()
-
-
-def evaluated(tmp_path: Path, probe: str, **options: Any) -> tuple[Path, Path]:
-    """Evaluate a model of a run; return the folder of what was found, and the run's."""
-    run = tmp_path / "run"
-    data = family_table(tmp_path / "f.tsv") if probe == "families" else None
-    if data is None:
-        make = {"stability": hydrophobic_share, "remote_homology": classes_of, "secondary_structure": residues_of}[probe]
-        data = make(tmp_path / "data", SIZES).path
-    checkpoint = save_model(run)
-    (run / "run.json").write_text("{}")
-    evaluate_command(checkpoint, probe, data, **options)
-    return options.get("out") or run / "probes" / checkpoint.name / probe, run
-
-
-@pytest.mark.parametrize("probe", ["stability", "remote_homology", "secondary_structure", "families"])
-def test_the_command_writes_figures_predictions_pictures_and_the_outbox(
-    probe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    sent: list[Path] = []
-    monkeypatch.setattr(probing, "send_pending", sent.append)
-    monkeypatch.setattr(probe_plots, "MOST_POINTS", 15)
-    folder, run = evaluated(tmp_path, probe, members=10)
-    figures = json.loads((folder / "probes.json").read_text())
-    assert figures["probe"] == probe and {p["representation"] for p in figures["probes"]} == set(NAMES) == set(figures["representations"])
-    table = pq.read_table(folder / "predictions.parquet")
-    rows = sum(figures["predicted"].values()) * len(figures["probes"])
-    assert table.num_rows == rows and {"representation", "probe", "split", "id", "predicted"} < set(table.column_names)
-    pictures = {path.name for path in (folder / "pictures").iterdir()}
-    expected = {"stability": {"tsne_test.png", "scatter_test.png"}, "families": {"tsne_test.png"}}
-    assert pictures == {"beside_baselines.png"} | expected.get(probe, {"confusion_test.png"})
-    records = [record for record, _ in read_records(run / "tracking" / "outbox-probes.jsonl", 0) if record]
-    assert [record["step"] for record in records if record["kind"] == "metrics"] == [3] and sent == [run]
-    assert all(name.startswith(f"probe_{probe}/") for name in records[0]["values"])
-    assert {Path(record["path"]).name for record in records if record["kind"] == "artifact"} == {"probes.json"} | pictures
-    (text,) = (record["text"] for record in records if record["kind"] == "text")
-    assert text.count("| random weights |") == len(figures["probes"]) // 4
-    shown = capsys.readouterr().out
-    assert all(name in shown for name in NAMES) and str(folder / "predictions.parquet") in shown
-
-
-def test_a_server_that_does_not_answer_leaves_the_figures_for_later(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def refuse(run: Path) -> None:
-        raise InputError("no answer")
-
-    monkeypatch.setattr(probing, "send_pending", refuse)
-    folder, _ = evaluated(tmp_path, "families", members=10, out=tmp_path / "out")
-    assert folder == tmp_path / "out" and (folder / "probes.json").is_file()
-    assert "not in MLflow yet: no answer; raypro runs sync run sends it" in capsys.readouterr().out
-
-
-def test_a_checkpoint_of_no_run_has_no_outbox(tmp_path: Path) -> None:
-    checkpoint = save_model(tmp_path / "alone")
-    evaluate_command(checkpoint, "families", family_table(tmp_path / "f.tsv"), out=tmp_path / "out", members=10)
-    assert not (tmp_path / "alone" / "tracking").exists() and (tmp_path / "out" / "probes.json").is_file()
-
-
-def test_what_did_not_converge_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("raypro.evaluate.probes.MOST_ITERATIONS", 1)
-    monkeypatch.setattr("raypro.evaluate.probes.LEAST_ITERATIONS", 1)
-    found = evaluate_labelled(encoder_of(), "classification", classes_of(tmp_path / "data"))
-    assert any("this encoder, logistic regression (C = " in line and "not converged after 1 iterations" in line for line in said(found))
-
-
-def test_the_job_evaluates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parent.parent / "jobs"))
-    assert importlib.import_module("evaluate").evaluate_command is evaluate_command
-    args = ["--encoder", str(save_model(tmp_path / "run")), "--probe", "families", "--data", str(family_table(tmp_path / "f.tsv"))]
-    command_main(evaluate_command, [*args, "--members", "10", "--families", "3", "--out", str(tmp_path / "out")])
-    assert json.loads((tmp_path / "out" / "probes.json").read_text())["notes"][0].startswith("the 3 largest families, 10 sequences")
-
-
-def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    encoder, data = save_model(tmp_path / "run"), hydrophobic_share(tmp_path / "data", SIZES).path
-    no_valid = hydrophobic_share(tmp_path / "no_valid", {"train": 5, "test": 5}).path
-    (tmp_path / "plain.tsv").write_text("id\tsequence\np\tACDEF\n")
-    for probe, where, options, message in [
-        ("stabilty", data, [], "--probe stabilty: no such probe; did you mean stability?"),
-        ("contacts", data, [], "--probe contacts: no such probe"),
-        ("remote_homology", data, [], "--probe remote_homology: needs classification labels"),
-        ("stability", no_valid, [], "no valid split; probes are fitted to train and chosen by valid"),
-        ("stability", tmp_path / "nothing", [], "nothing: no such folder of labelled data"),
-        ("stability", data, ["--pooling", "c_final"], "pooling: 'c_final' is none of this encoder's"),
-        ("families", tmp_path / "plain.tsv", [], "plain.tsv: no protein in it has a family"),
-        ("families", tmp_path / "plain.tsv", ["--family-column", "fold"], "--family-column fold: proteins are grouped by"),
-    ]:
-        with pytest.raises(SystemExit) as stopped:
-            command_main(evaluate_command, ["--encoder", str(encoder), "--probe", probe, "--data", str(where), *options])
-        error = capsys.readouterr().err
-        assert stopped.value.code == 2 and message in error and error.count("\n") == 1, error
-    assert "contacts" not in PROBES
-    with pytest.raises(InputError, match="not a checkpoint"):
-        evaluate_command(tmp_path, "stability", data)
-
-
-def test_weights_that_are_no_numbers_are_one_line(tmp_path: Path) -> None:
-    encoder = load_encoder(save_model(tmp_path / "run"))
-    next(encoder.module.parameters()).data.fill_(float("nan"))
-    with pytest.raises(InputError, match="not finite numbers"):
-        evaluate_labelled(encoder, "regression", hydrophobic_share(tmp_path / "data", SIZES))
 
 
 def test_what_is_fitted_and_predicted_may_be_bounded_and_is_said(tmp_path: Path) -> None:
