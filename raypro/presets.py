@@ -7,8 +7,12 @@ from pathlib import Path
 from raypro.config import InputError, from_plain, nearest
 from raypro.core import checkpoint
 from raypro.core.encoders.convolution import ConvolutionShape
+from raypro.core.encoders.cpcprot import CPCPROT
+from raypro.core.encoders.lstm import BEPLER, TAPE_LSTM
+from raypro.core.encoders.mlstm import UNIREP
 from raypro.core.encoders.onehot import OneHotShape
-from raypro.core.encoders.transformer import TransformerShape
+from raypro.core.encoders.resnet import TAPE_RESNET
+from raypro.core.encoders.transformer import TAPE_TRANSFORMER, TransformerShape
 from raypro.core.optimizer import Adam
 from raypro.encoder_import import resolve_encoder
 from raypro.experiment import Encoder, FineTuning
@@ -23,9 +27,16 @@ from raypro.tasks.tape import TASKS
 SCRATCH: dict[str, Encoder] = {
     "convolution": ConvolutionShape(width=192, residues="onehot", residual=False, norm="none", activation="relu", dropout=0.0),
     "transformer": TransformerShape(layers=4, width=128, heads=4, hidden=512),
+    "tape_transformer": TAPE_TRANSFORMER,
+    "tape_resnet": TAPE_RESNET,
+    "tape_lstm": TAPE_LSTM,
+    "unirep": UNIREP,
+    "bepler": BEPLER,
+    "cpcprot": CPCPROT,
     "onehot": OneHotShape(),
 }
-"""Encoders that start from random weights, or have none. The plain convolutions are those that validated best on TAPE's stability."""
+"""Encoders that start from random weights, or have none: what the presets of the pre-training jobs of the same names are judged beside.
+The plain convolutions are those that validated best on TAPE's stability."""
 FROM_SCRATCH = Adam(learning_rate=5e-4, beta2=0.999, warmup_steps=200, weight_decay=0.01)
 
 

@@ -43,7 +43,8 @@ def tune_command(
 
     Args:
         space: a Python file with a function space(encoder, data) that returns a Space; tune_spaces/ holds one for each task.
-        encoder: a checkpoint, hf:FOLDER_OR_NAME of Hugging Face, or convolution, transformer or onehot from random weights.
+        encoder: a checkpoint, hf:FOLDER_OR_NAME of Hugging Face, or one of random weights: convolution, transformer, onehot,
+            tape_transformer, tape_resnet, tape_lstm, unirep, bepler or cpcprot.
         data: folder of the labelled data, or of the corpus to pre-train on.
         probe: data of the probe that ranks pre-training trials, for a space that asks for them; the space says which probe.
         name: the sweep's name, its folder in raypro's home; from the file's name and the time where missing.

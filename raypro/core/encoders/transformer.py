@@ -59,7 +59,9 @@ class TransformerShape:
 
 
 TAPE_TRANSFORMER = TransformerShape(layers=12, width=512, heads=8, hidden=2048)
-"""The shape of TAPE's Transformer (Rao et al. 2019): 37.8 M parameters. Positions and norms are as above."""
+"""The Transformer of TAPE's paper (Rao et al. 2019), pre-norm with sinusoids as its code of 2019: 37.8 M parameters. There the sinusoids
+stand beside the embedding and a layer of 0.5 M parameters brings both to D; here they are added. The weights of tape-proteins 0.4 are another
+model, 768 wide, post-norm and with learned positions, which :mod:`raypro.core.imports_tape` reads as it is."""
 
 
 class Transformer(nn.Module):
