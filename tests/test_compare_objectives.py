@@ -14,24 +14,27 @@ from raypro.arguments import parse
 from raypro.cluster import compare_objectives as module
 from raypro.cluster import comparing
 from raypro.cluster.compare_objectives import ObjectiveComparison, compare_objectives, fine_tune_all
-from raypro.cluster.comparing import Pretrained
+from raypro.cluster.comparing import Pretrained, measure_leakage, run_once
 from raypro.cluster.objectives_table import MARK, TUNED, Competitor, Measured, Score, report, scores_of_probe
 from raypro.config import InputError
+from raypro.core import checkpoint
 from raypro.core.noiser import GRUNoiserShape
 from raypro.core.objectives.adversarial import Adversarial
 from raypro.core.objectives.cpc import CPC
 from raypro.core.objectives.mlm import MLM
+from raypro.core.optimizer import Adam
+from raypro.data.corpus import Corpus
 from raypro.data.source import read_here
 from raypro.experiment import Experiment
 from raypro.home import RUN_FILE, run_folder
 from raypro.outbox import Outbox
 from raypro.pretraining import Pretraining
-from raypro.settings import Budget, Probing
+from raypro.settings import Budget, Probing, Validation
 from raypro.space import Space
 from raypro.sweep_report import Spread
 from raypro.tracking import Sender
 from raypro.training import train
-from tests.small import TINY, hydrophobic_share, random_sequences, tiny_experiment, write_corpus
+from tests.small import TINY, hydrophobic_share, random_sequences, tiny_experiment, write_corpus, write_labelled
 
 ADVERSARIAL = Adversarial(noiser=GRUNoiserShape(8, 8, 1), noiser_steps=1, encoder_steps=1)
 
@@ -126,8 +129,7 @@ def test_each_representation_is_judged_by_its_probe_that_is_best_on_validation()
     assert str(replace(score, reached=Measured(0.4, 0.3, 0.5))).endswith(MARK)  # as good as its baseline is not better
 
 
-def test_the_tables_state_costs_figures_and_baselines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Competitor, "chosen", (4, 800))
+def test_the_tables_state_costs_figures_and_baselines(tmp_path: Path) -> None:
     competitors = [competitor(), competitor("equal time"), competitor("equal time", "cpcprot")]
     beside = {"random weights (mlm, cpcprot)": Measured(0.4, 0.3, 0.5), "one-hot": Measured(0.55)}
     values = (0.6, 0.5, 0.7)
@@ -144,7 +146,7 @@ def test_the_tables_state_costs_figures_and_baselines(tmp_path: Path, monkeypatc
     text = (tmp_path / "table.md").read_text()
     tokens, time = text.split("## Equal time")
     n = sum(p.numel() for p in TINY.build().parameters())
-    assert f"| mlm | MLM | Transformer | {n:,} |" in tokens and "| 6 | 1,234 | 1.5 | 4 | 800 |" in tokens
+    assert f"| mlm | MLM | Transformer | {n:,} |" in tokens and "| 6 | 1,234 | 1.5 |" in tokens
     assert "| mlm | 0.600 (0.500 to 0.700) |" in tokens and "| one-hot | 0.550 |" in tokens
     assert f"| mlm | 0.500 (0.400 to 0.600) {MARK} | 0.800 ± 0.020 {MARK} |" in time
     assert "| cpcprot | 0.700 (0.600 to 0.800) |  |" in time and "| random |  | 0.900 |" in time and "- valid: 10 of 20 sequences" in time
@@ -195,9 +197,41 @@ def small_corpus(folder: Path) -> Path:
     return write_corpus(folder, {"train": random_sequences(120, 12, 30), "valid": random_sequences(12, 12, 30, seed=1)}).path
 
 
+def test_the_last_checkpoint_is_compared_whatever_validation_prefers(
+    tmp_path: Path, raypro_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(comparing, "pretrain", pretrain_here)
+    run = replace(comparison().runs[0], name="worse", corpus=str(small_corpus(tmp_path / "corpus")), budget=Budget(residues=1000))
+    finished = run_once(replace(run, validation=Validation(every=1), optimizer=Adam(learning_rate=3.0, warmup_steps=0, decay="constant")))
+    *earlier, last = sorted(run_folder("worse").glob("step_*"))
+    assert min(checkpoint.load(path).metrics["valid/loss"] for path in earlier) < checkpoint.load(last).metrics["valid/loss"]
+    assert finished.checkpoint == last and finished.residues >= 1000
+
+
+def test_leakage_is_measured_once_and_said_where_it_cannot_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus = small_corpus(tmp_path / "corpus")
+    known = {"sequence": random_sequences(120, 12, 30)[:3], "label": [0.1, 0.2, 0.3]}  # of the corpus
+    data = write_labelled(tmp_path / "data", "regression", {"train": known, "test": known})
+    measure, measured = comparing.overlap_command, []
+    monkeypatch.setattr(comparing, "overlap_command", lambda corpus, tasks: (measured.append(tasks), measure(corpus, tasks)))
+    for _ in range(2):
+        measure_leakage(corpus, [str(data.path), str(data.path)])
+    assert measured == [(data.path,)]
+    assert [(o.task, o.split, o.rows, o.identical) for o in Corpus.open(corpus).manifest.overlaps] == [("data", "test", 3, 3)]
+    clash = [hydrophobic_share(tmp_path / place / "data", {"test": 8 + n}).path for n, place in enumerate(("one", "two"))]
+    capsys.readouterr()
+    measure_leakage(corpus, [str(path) for path in clash])
+    assert "leakage is not measured: tasks: two folders are called data" in capsys.readouterr().out
+    measure_leakage(corpus, [str(hydrophobic_share(tmp_path / "bare", {"train": 8}).path)])  # no split to be judged by
+    assert len(measured) == 2
+
+
 def test_a_comparison_ends_in_tables_and_runs_nothing_twice(tmp_path: Path, raypro_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = hydrophobic_share(tmp_path / "data", {"train": 48, "valid": 16, "test": 16})
     asked = comparison(small_corpus(tmp_path / "corpus"), probes=(("regression", str(data.path)),), fitted=30, predicted=10)
+    assert not Corpus.open(asked.corpus).manifest.overlaps
     started: list[str] = []
     monkeypatch.setattr(module, "ray_session", nullcontext)
     monkeypatch.setattr(comparing, "pretrain", lambda run, resume: (started.append(run.name), pretrain_here(run, resume)))
@@ -226,7 +260,9 @@ def test_a_comparison_ends_in_tables_and_runs_nothing_twice(tmp_path: Path, rayp
     assert {a.path for a in client.list_artifacts(runs["tried"].info.run_id)} >= {"table.csv", "table.md", "comparison.png"}
 
     assert compare_objectives(asked) == scores and (len(started), len(probed)) == (4, 4)  # all of it is finished
-    assert json.loads((folder / "probes" / names[0] / "regression" / "probes.json").read_text())["predicted"] == {"valid": 10, "test": 10}
+    figures = json.loads((folder / "probes" / names[0] / "regression" / "probes.json").read_text())
+    assert figures["predicted"] == {"valid": 10, "test": 10} and figures["encoder"] == str(max(run_folder(names[0]).glob("step_*")))
+    assert figures["corpus_overlap"]["test"]["rows"] == 16  # measured before anything was trained
     with pytest.raises(InputError, match="run tried-mlm-tokens exists, finished, and is another experiment"):
         compare_objectives(replace(asked, residues=2000))
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from raypro.arguments import one_line_errors, parse
-from raypro.cluster.comparing import Pretrained, Tuning, markdown, require_tasks, run_once, sweep_once
+from raypro.cluster.comparing import Pretrained, Tuning, markdown, measure_leakage, require_tasks, run_once, sweep_once
 from raypro.cluster.session import ray_session
 from raypro.cluster.train import require_corpus
 from raypro.cluster.tune import prepare
@@ -115,6 +115,7 @@ def compare(comparison: Comparison) -> list[Row]:
     require_corpus(comparison.adversarial)
     for task, data in comparison.tasks:
         prepare(comparison.fine_tuning(task, data, None))
+    measure_leakage(comparison.adversarial.corpus, [data for _, data in comparison.tasks])
     tracking = comparison.adversarial.tracking
     comparison.folder.mkdir(parents=True, exist_ok=True)
     with ray_session(), Sender(comparison.folder, "comparison", comparison.name, tracking.uri) as sender:

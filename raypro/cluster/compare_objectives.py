@@ -2,8 +2,8 @@
 
 Equal tokens: every encoder is trained on as many residues. Where an adversary plays, the residues of its own steps do not count, as
 McDermott et al. 2020 hold the encoder's steps equal; so the whole run reads more, and takes longer. Equal time: minutes of training,
-validation included, from the first step on. What is finished is not run again, so a comparison that was stopped goes on when it is
-asked for again.
+validation included, from the first step on. Either way the last checkpoint is judged. What is finished is not run again, so a
+comparison that was stopped goes on when it is asked for again.
 """
 
 import json
@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 
 from raypro.arguments import one_line_errors, parse
-from raypro.cluster.comparing import Tuning, require_same, require_tasks, run_once, sweep_once
+from raypro.cluster.comparing import Tuning, measure_leakage, require_same, require_tasks, run_once, sweep_once
 from raypro.cluster.objectives_table import TUNED, UNTRAINED, Competitor, Measured, Score, report, scores_of_probe
 from raypro.cluster.session import ray_session
 from raypro.cluster.train import require_corpus
@@ -138,6 +138,9 @@ def compare_objectives(comparison: ObjectiveComparison) -> list[Score]:
         RunFailed: a run failed; the comparison may be asked for again.
     """
     require(comparison)
+    measure_leakage(comparison.corpus, [data for name, data in (*comparison.probes, *comparison.tasks) if name != FAMILIES])
+    if FAMILIES in dict(comparison.probes):
+        print("families: what the corpus shares with them is not measured: they are no labelled data", flush=True)
     comparison.folder.mkdir(parents=True, exist_ok=True)
     with ray_session(), Sender(comparison.folder, "comparison", comparison.name, comparison.runs[0].tracking.uri) as sender:
         plain = to_plain(comparison)

@@ -1,15 +1,22 @@
-"""What comparisons share: runs and sweeps that are not run twice, the same fine-tuning of every encoder, and tables."""
+"""What comparisons share: runs and sweeps that are not run twice, leakage, the same fine-tuning of every encoder, and tables.
+
+What is held equal holds for the end of a run, so the last checkpoint is what is compared: the one with the best validation loss may
+have seen less than the others.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from raypro.cluster.overlap import overlap_command
 from raypro.cluster.resources import alive_nodes
 from raypro.cluster.sweeping import drive
 from raypro.cluster.train import pretrain, saved_experiment
 from raypro.cluster.tune import demand_of, prepare
 from raypro.config import InputError, nearest
 from raypro.core import checkpoint
+from raypro.data.corpus import Corpus
+from raypro.data.labelled import LabelledData
 from raypro.experiment import Experiment, FineTuning
 from raypro.home import RUN_FILE, run_folder
 from raypro.outbox import last_status
@@ -25,7 +32,7 @@ class Pretrained:
     """A finished pre-training run."""
 
     checkpoint: Path
-    """The one that validation chose."""
+    """The last one."""
     steps: int
     """Steps of all players."""
     residues: int
@@ -64,11 +71,29 @@ def run_once(experiment: Experiment) -> Pretrained:
     run = run_folder(experiment.name)
     if not require_same(experiment):
         pretrain(experiment, resume=(run / RUN_FILE).is_file())
-    steps = sorted(run.glob("step_*"))
-    metric, _ = experiment.selected_by
-    best = min(steps, key=lambda path: checkpoint.load(path).metrics[metric])
-    last = checkpoint.load_training(steps[-1])
-    return Pretrained(best, int(last["step"]), int(last.get("residues", 0)), float(last["seconds"]))
+    last = max(run.glob("step_*"))  # always kept
+    state = checkpoint.load_training(last)
+    return Pretrained(last, int(state["step"]), int(state.get("residues", 0)), float(state["seconds"]))
+
+
+def measure_leakage(corpus: str | Path, folders: Sequence[str]) -> None:
+    """Measure what a corpus shares with the evaluation splits of labelled data, as ``raypro corpus overlap`` does.
+
+    What is in the corpus' manifest already is not measured again. What cannot be measured is said, and nothing else happens.
+
+    Args:
+        corpus: folder of the corpus.
+        folders: of the labelled data.
+    """
+    known = {overlap.sha256 for overlap in Corpus.open(corpus).manifest.overlaps}
+    data = [LabelledData.open(folder) for folder in dict.fromkeys(folders)]
+    unknown = [its.path for its in data if not {file.sha256 for file in its.manifest.files if file.split != "train"} <= known]
+    if not unknown:
+        return
+    try:
+        overlap_command(Path(corpus).expanduser(), tuple(unknown))
+    except InputError as error:
+        print(f"leakage is not measured: {error}", flush=True)
 
 
 @dataclass(frozen=True)

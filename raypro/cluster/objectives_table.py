@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.table import Table
 
 from raypro.cluster.comparing import Pretrained, markdown
-from raypro.core import checkpoint
 from raypro.evaluate import comparison_plots
 from raypro.evaluate.plots import save
 from raypro.experiment import Experiment
@@ -46,12 +45,6 @@ class Competitor:
             encoder = self.experiment.encoder.build()
             alone = sum(p.numel() for p in encoder.parameters())
             return alone, sum(p.numel() for p in self.experiment.objective.build(encoder).parameters())
-
-    @cached_property
-    def chosen(self) -> tuple[int, int]:
-        """Steps, and residues of the encoder, up to the checkpoint that validation chose."""
-        saved = checkpoint.load_training(self.finished.checkpoint)
-        return int(saved["step"]), int(saved["residues"])
 
 
 @dataclass(frozen=True)
@@ -190,24 +183,13 @@ def report(
 
 
 def _costs(competitors: Sequence[Competitor]) -> tuple[list[str], list[list[str]]]:
-    columns = [
-        "run",
-        "objective",
-        "encoder",
-        "parameters",
-        "with heads",
-        "steps",
-        "residues",
-        "minutes",
-        "chosen: step",
-        "chosen: residues",
-    ]
+    columns = ["run", "objective", "encoder", "parameters", "with heads", "steps", "residues", "minutes"]
     rows = []
     for competitor in competitors:
         experiment, finished = competitor.experiment, competitor.finished
         kinds = [type(experiment.objective).__name__, type(experiment.encoder).__name__.removesuffix("Shape")]
         counts = [f"{n:,}" for n in (*competitor.parameters, finished.steps, finished.residues)]
-        rows.append([competitor.label, *kinds, *counts, f"{finished.seconds / 60:.1f}", *(f"{n:,}" for n in competitor.chosen)])
+        rows.append([competitor.label, *kinds, *counts, f"{finished.seconds / 60:.1f}"])
     return columns, rows
 
 
