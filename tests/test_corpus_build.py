@@ -15,12 +15,12 @@ from rich.console import Console
 
 from raypro.config import InputError
 from raypro.data import build as building
-from raypro.data.build import DUPLICATE, BuildOptions, build
+from raypro.data.build import BuildOptions, build
 from raypro.data.corpus import SPLITS, Corpus, sha256_of
 from raypro.data.gather import GatherJob, SplitRule, gather
 from raypro.data.memory import system_memory
 from raypro.data.readers import Piece
-from raypro.data.records import Limits
+from raypro.data.records import DUPLICATE, Limits
 from raypro.data.scatter import ScatterJob, scatter
 from raypro.data.show import largest_families, show
 
@@ -138,6 +138,24 @@ def test_of_identical_sequences_the_first_record_stays(tmp_path: Path) -> None:
     assert sorted(row["id"] for row in rows(report.corpus, "train")) == names[:7]
 
 
+def test_copies_that_meet_in_a_block_wait_nowhere_and_are_all_listed(tmp_path: Path) -> None:
+    """Only copies of one family go at once: which of two families is held out is not known yet."""
+    path = tmp_path / "a.fasta"
+    families = ["PF00001.1;A;", "PF00002.1;B;", "no family"]
+    path.write_text("".join(f">P{i:03d} {families[i % 3]}\nACDEFGHIK\n>Q{i:03d}\n{'ACDEFGHIKLMNP'[i % 13]}WWY\n" for i in range(130)))
+    job = ScatterJob(tmp_path, 1 << 20, 4, 0, "sequence", Limits(), None)
+    scattered = scatter(job, (0, Piece(path, "fasta", 0, path.stat().st_size)))
+    (((batch, _),),) = scattered.parts
+    assert sorted(batch["id"].to_pylist()) == ["P000", "P001", "P002", *(f"Q{i:03d}" for i in range(13))]
+    assert (scattered.records, scattered.rejected) == (16, {DUPLICATE: 244})
+    report = build([path], tmp_path / "c", BuildOptions(hold_out=("PF00002",), valid_share=0.0))
+    assert [row["id"] for row in rows(report.corpus, "test")] == ["P001"]
+    assert sorted(row["id"] for row in rows(report.corpus, "train")) == [f"Q{i:03d}" for i in range(13)]
+    assert (report.read, report.rejected) == (260, {DUPLICATE: 246})
+    listed = pa.csv.read_csv(report.corpus.path / "rejects.tsv", parse_options=pa.csv.ParseOptions(delimiter="\t"))
+    assert sorted(listed["line"].to_pylist()) == [n for n in range(1, 520, 2) if n not in (5, *range(3, 54, 4))]
+
+
 def test_arrows_memory_pool_comes_back_after_an_error() -> None:
     before = pa.default_memory_pool()
     mine = pa.proxy_memory_pool(before)
@@ -187,6 +205,9 @@ def test_dna_is_suspected_aloud(tmp_path: Path, shared_data: Path) -> None:
     assert any("dna_not_protein.fasta: DNA or RNA?" in warning for warning in report.warnings)
     report = build([shared_data / "awkward" / "lower_case_and_gaps.fasta"], tmp_path / "protein")
     assert report.warnings == ()
+    (tmp_path / "aligned.fasta").write_text(">a\nacgtac-gtacgt\n>b\nACGT-ACGTTAGC\n" * 3 + ">c\nMKVLE\n")
+    report = build([tmp_path / "aligned.fasta"], tmp_path / "aligned")
+    assert report.rejected.total() == 6 and "93 % of its letters" in report.warnings[0]  # 72 of 77, though no record of them is accepted
 
 
 def test_manifest_counts_are_those_of_the_rows(tmp_path: Path) -> None:

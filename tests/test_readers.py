@@ -13,7 +13,8 @@ import pytest
 
 from raypro.config import InputError
 from raypro.data import fasta
-from raypro.data.readers import kind_of, pieces_of, read_piece
+from raypro.data.file_kinds import kind_of
+from raypro.data.readers import pieces_of, read_piece
 from raypro.data.records import RECORDS
 from raypro.data.tape import load_pickle
 

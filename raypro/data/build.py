@@ -30,14 +30,13 @@ from raypro.data.leakage import Targets
 from raypro.data.minhash import Near
 from raypro.data.place import building_folder, require_free, take_place
 from raypro.data.readers import Piece, bytes_of, pieces_of, text_bytes
-from raypro.data.records import Limits
+from raypro.data.records import DUPLICATE, Limits
 from raypro.data.scatter import Scattered, ScatterJob, scatter
 from raypro.data.writer import Statistics
 
 TAPE_HELD_OUT_CLANS = ("CL0635", "CL0624", "CL0355", "CL0100", "CL0417", "CL0630")
 """The clans that TAPE (Rao et al. 2019) holds out of Pfam."""
 
-DUPLICATE = "duplicate of an earlier sequence"
 REJECTS_FILE = "rejects.tsv"
 
 MEMORY_BYTES = 512 << 20
@@ -76,9 +75,9 @@ class BuildOptions:
     row_group_rows: int = 1024
     """Rows of a row group."""
     exclude: tuple[str, ...] = ()
-    """Folders of labelled data: sequences identical to one of any of their splits but train are rejected."""
-    exclude_near: bool = False
-    """Reject near duplicates of those too."""
+    """Folders of labelled data: sequences that are one of any of their splits but train, or a near duplicate of one, are rejected."""
+    exclude_identical_only: bool = False
+    """Keep the near duplicates of those: a build is then faster, and a model can be judged by what it has nearly seen."""
     near: Near = Near()
     """What a near duplicate is."""
 
@@ -93,8 +92,8 @@ class BuildOptions:
             raise InputError(f"max_length: {self.max_length} is below the minimum of {max(self.min_length, 1)}; give a larger one")
         if not 0 <= self.seed < 2**64:
             raise InputError(f"seed: {self.seed}; give a number from 0 to 2^64 - 1")
-        if self.exclude_near and not self.exclude:
-            raise InputError("exclude_near: near duplicates of what? name folders of labelled data by --exclude")
+        if self.exclude_identical_only and not self.exclude:
+            raise InputError("exclude_identical_only: identical to what? name folders of labelled data by --exclude")
 
 
 @dataclass(frozen=True)
@@ -176,7 +175,7 @@ def _two_passes(
     buckets = max(-(-text // BUCKET_BYTES), 1)
     memory = MEMORY_BYTES // len(pieces) if text <= MEMORY_BYTES else 0
     limits = Limits(options.min_length, options.max_length)
-    job = ScatterJob(scratch, memory, buckets, options.seed, options.sequence_column, limits, clans, excluded)
+    job = ScatterJob(scratch, memory, buckets, options.seed, options.sequence_column, limits, clans, excluded, options.keep_duplicates)
     scattered: list[Scattered] = list(run(partial(scatter, job), list(enumerate(pieces)), "reading"))
     rule = _split_rule(scattered, options)
     parts = tuple((s.number, part) for s in scattered for part in s.parts)
@@ -190,7 +189,7 @@ def _excluded(options: BuildOptions) -> Targets | None:
     if not options.exclude:
         return None
     _, sequences = read_evaluation_sets(options.exclude)
-    return Targets.of(sequences, options.near if options.exclude_near else None)
+    return Targets.of(sequences, None if options.exclude_identical_only else options.near)
 
 
 def _distinct(inputs: list[Path]) -> list[Path]:

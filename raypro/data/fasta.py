@@ -3,7 +3,6 @@
 Lines that begin with ``;``, ``#`` or ``!`` are comments wherever they stand. Line ends may be LF or CRLF.
 """
 
-import gzip
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from raypro.config import InputError
+from raypro.data.file_kinds import is_gzip, open_bytes
 from raypro.data.headers import parse_headers
 from raypro.data.records import RECORDS, binary_buffers, spans
 
@@ -29,10 +29,9 @@ def require_fasta(path: Path) -> None:
     Raises:
         InputError: it is empty, has no record, or begins with something else than FASTA.
     """
-    opened = gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
     line, text = 0, b""
     try:
-        with opened as file:
+        with open_bytes(path) as file:
             for line, text in enumerate(file, start=1):  # noqa: B007 - the last line is named below
                 if text.strip() and text[:1] not in b";#!":
                     break
@@ -75,11 +74,10 @@ def read_fasta(path: Path, start: int = 0, end: int | None = None, block_bytes: 
         InputError: a broken gzip.
     """
     first = 0 if start == 0 else record_start(path, start)  # what stands before the first header belongs to the first range
-    last = record_start(path, end) if end is not None else None if path.suffix == ".gz" else path.stat().st_size
+    last = record_start(path, end) if end is not None else None if is_gzip(path) else path.stat().st_size
     line = 0
-    opened = gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
     try:
-        with opened as file:
+        with open_bytes(path) as file:
             file.seek(first)
             for block in _blocks(file, None if last is None else last - first, block_bytes):
                 table, lines = parse_block(block, line)
@@ -124,7 +122,7 @@ def parse_block(block: bytes | memoryview, lines_before: int = 0) -> tuple[pa.Ta
     return pa.table([ids, sequences, families, clans, taxa, lines], schema=RECORDS), len(ends)
 
 
-def _blocks(file: BinaryIO | gzip.GzipFile, size: int | None, block_bytes: int) -> Iterator[memoryview]:
+def _blocks(file: BinaryIO, size: int | None, block_bytes: int) -> Iterator[memoryview]:
     """Cut ``size`` bytes (None: all) of ``file`` into blocks of whole records; each is gone when the next one is asked for.
 
     One buffer serves all of them: fresh memory for every block takes as long as parsing it.

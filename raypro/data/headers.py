@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from raypro.config import InputError
+from raypro.data.file_kinds import is_gzip
 from raypro.data.records import binary_buffers, spans, to_text
 
 _FAMILY_WIDTH = 7  # PF and five digits
@@ -43,7 +44,7 @@ def read_clans(path: Path) -> pa.Table:
         raise InputError(f"{path}: no such file; --clans takes Pfam-A.clans.tsv or Pfam-A.clans.tsv.gz")
     clans: dict[str, str] = {}
     try:
-        with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as file:
+        with gzip.open(path, "rt") if is_gzip(path) else path.open() as file:
             for line, row in enumerate(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE), start=1):
                 if len(row) < 2 or not row[0].startswith("PF"):
                     raise InputError(f"{path}: line {line}: expected a family PFxxxxx, a tab and its clan; is this Pfam-A.clans.tsv?")

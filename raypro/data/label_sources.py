@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raypro.config import InputError, nearest
-from raypro.data.readers import kind_of
+from raypro.data.file_kinds import kind_of
 from raypro.data.tables import delimited_batches, delimited_columns, parquet_columns
 from raypro.data.tape import json_records, lmdb_records
 

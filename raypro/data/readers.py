@@ -1,29 +1,19 @@
 """What a corpus is built from: files of every kind raypro reads, cut into pieces that are read on their own."""
 
-import gzip
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raypro.config import InputError
 from raypro.data.fasta import read_fasta, require_fasta
+from raypro.data.file_kinds import Kind, is_gzip, kind_of
 from raypro.data.records import REJECTS
 from raypro.data.tables import delimited_columns, parquet_columns, read_delimited, read_parquet, require_column
 from raypro.data.tape import read_tape_json, read_tape_lmdb
 
-Kind = Literal["fasta", "parquet", "table", "tape json", "tape lmdb"]
-
-_KIND_OF_ENDING: dict[str, Kind] = {
-    **dict.fromkeys((".fasta", ".fa", ".faa", ".fas", ".fsa", ".pep", ".seq"), "fasta"),
-    **dict.fromkeys((".parquet", ".pq"), "parquet"),
-    **dict.fromkeys((".csv", ".tsv", ".txt"), "table"),
-    **dict.fromkeys((".json", ".jsonl"), "tape json"),
-    **dict.fromkeys((".lmdb", ".mdb"), "tape lmdb"),
-}
 _EXPANSION = {"fasta": 3, "table": 3, "tape json": 4, "parquet": 3, "tape lmdb": 1}
 """Uncompressed text over bytes on disk, of a compressed file: a guess, to size the buckets with."""
 
@@ -41,32 +31,6 @@ class Piece:
     end: int | None = None
 
 
-def kind_of(path: Path) -> Kind:
-    """Return what kind of file ``path`` is, by its name and, where that says nothing, by its first character.
-
-    Raises:
-        InputError: there is no such file, or it is of no kind that raypro reads.
-    """
-    if not path.exists():
-        raise InputError(f"{path}: no such file")
-    name = path.name.lower().removesuffix(".gz")
-    if path.is_dir():
-        if name.endswith(".lmdb") or (path / "data.mdb").exists():
-            return "tape lmdb"
-        raise InputError(f"{path}: a folder; give the files in it (only TAPE's LMDB folders are read as such)")
-    for ending, kind in _KIND_OF_ENDING.items():
-        if name.endswith(ending):
-            return kind
-    try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-            first = file.read(1)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error})") from None
-    if first in (b">", b"", b";"):
-        return "fasta"
-    raise InputError(f"{path}: unknown kind of file; raypro reads FASTA, Parquet, CSV, TSV, and TAPE's JSON and LMDB, named accordingly")
-
-
 def pieces_of(path: Path, sequence_column: str, piece_bytes: int) -> list[Piece]:
     """Return the pieces of an input, in order, after a look at its beginning.
 
@@ -81,7 +45,7 @@ def pieces_of(path: Path, sequence_column: str, piece_bytes: int) -> list[Piece]
     kind = kind_of(path)
     if kind == "fasta":
         require_fasta(path)
-        if path.suffix != ".gz":
+        if not is_gzip(path):
             size = path.stat().st_size
             return [Piece(path, kind, at, min(at + piece_bytes, size)) for at in range(0, size, piece_bytes)]
     elif kind == "table":
@@ -89,6 +53,8 @@ def pieces_of(path: Path, sequence_column: str, piece_bytes: int) -> list[Piece]
     elif kind == "parquet":
         require_column(path, parquet_columns(path), sequence_column)
         groups = pq.read_metadata(path).num_row_groups
+        if not groups:
+            raise InputError(f"{path}: no record in it; give a table with sequences")
         step = max(groups * piece_bytes // max(text_bytes(path), 1), 1)
         return [Piece(path, kind, at, min(at + step, groups)) for at in range(0, groups, step)]
     return [Piece(path, kind)]
@@ -128,5 +94,5 @@ def bytes_of(path: Path) -> int:
 def text_bytes(path: Path) -> int:
     """Return about how many bytes of uncompressed text an input holds."""
     kind = kind_of(path)
-    compressed = path.suffix == ".gz" or kind == "parquet"
+    compressed = is_gzip(path) or kind == "parquet"
     return bytes_of(path) * (_EXPANSION[kind] if compressed else 1)

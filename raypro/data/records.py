@@ -26,6 +26,7 @@ RECORDS = pa.schema(
 REJECTS = pa.schema([pa.field("line", pa.int64()), pa.field("id", pa.string()), pa.field("cause", pa.string())])
 """Rejected records of one piece."""
 
+DUPLICATE = "duplicate of an earlier sequence"
 CAUSES = (
     "",
     "another character that is no residue",

@@ -4,6 +4,7 @@ Identical sequences meet in one bucket, and the order of the hashes is a seeded 
 (:mod:`raypro.data.gather`) drops duplicates and shuffles globally with one bucket at a time in memory.
 """
 
+import string
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import repeat
@@ -18,7 +19,7 @@ from raypro.data.headers import with_clans
 from raypro.data.leakage import Targets
 from raypro.data.memory import system_memory
 from raypro.data.readers import Piece, read_piece
-from raypro.data.records import RECORDS, REJECTS, Limits, binary_buffers, clean
+from raypro.data.records import DUPLICATE, RECORDS, REJECTS, Limits, binary_buffers, clean
 
 Blocks = list[tuple[pa.RecordBatch, NDArray[np.int64]]]
 """Records ordered by bucket (``SCATTERED``), block by block, and where each bucket begins in a block [buckets + 1]."""
@@ -28,7 +29,7 @@ PART_BYTES = 64 << 20
 """Sequences gathered from a piece before they are written out, in bytes."""
 
 _SAMPLE_BYTES = 1 << 18
-_NUCLEOTIDES = np.frombuffer(b"ACGTUN", np.uint8)
+_LETTER, _NUCLEOTIDE = (np.isin(np.arange(256), list(which)) for which in (string.ascii_letters.encode(), b"ACGTUNacgtun"))
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class ScatterJob:
     clans: pa.Table | None
     excluded: Targets | None = None
     """Evaluation sequences: what repeats one of them is rejected."""
+    keep_duplicates: bool = False
 
 
 @dataclass
@@ -65,7 +67,7 @@ class Scattered:
     with_clan: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
     letters: int = 0
-    """Letters sampled, and how many of them (``nucleotides``) are A, C, G, T, U or N."""
+    """Letters sampled of all records, and how many of them (``nucleotides``) are A, C, G, T, U or N."""
     nucleotides: int = 0
 
 
@@ -81,17 +83,19 @@ def scatter(job: ScatterJob, numbered: tuple[int, Piece]) -> Scattered:
     gathered: Blocks = []
     size = 0
     for records, strays, lines in read_piece(piece, job.sequence_column):
+        _sample(result, records)
         accepted, rejects = clean(records, job.limits)
         if job.excluded is not None:
             accepted, leaks = without_leaks(accepted, job.excluded)
             rejects = pa.concat_tables([rejects, leaks])
         if job.clans is not None:
             accepted = with_clans(accepted, job.clans)
+        accepted, hashes, repeats = _distinct(job, accepted)
         _count(result, accepted, lines)
-        _write_rejects(job.folder, result, pa.concat_tables([strays, rejects]))
+        _write_rejects(job.folder, result, pa.concat_tables([strays, rejects, repeats]))
         if not accepted.num_rows:
             continue
-        gathered.append(_by_bucket(job, accepted))
+        gathered.append(_by_bucket(job, accepted, hashes))
         size += accepted["sequence"].nbytes
         if size >= PART_BYTES:
             _add_part(job, result, gathered, size)
@@ -125,18 +129,46 @@ def _count(result: Scattered, accepted: pa.Table, lines: int) -> None:
     result.records += accepted.num_rows
     result.with_family += accepted.num_rows - accepted["family"].null_count
     result.with_clan += accepted.num_rows - accepted["clan"].null_count
-    if result.letters < _SAMPLE_BYTES and accepted.num_rows:
-        sample = binary_buffers(accepted["sequence"].chunk(0))[1][:_SAMPLE_BYTES]
-        result.letters += len(sample)
-        result.nucleotides += int(np.isin(sample, _NUCLEOTIDES).sum())
 
 
-def _by_bucket(job: ScatterJob, accepted: pa.Table) -> tuple[pa.RecordBatch, NDArray[np.int64]]:
+def _sample(result: Scattered, records: pa.Table) -> None:
+    """Look at letters as they stand: a file of DNA is suspected even where few of its records are accepted."""
+    if result.letters < _SAMPLE_BYTES and records.num_rows:
+        sample = binary_buffers(records["sequence"].chunk(0))[1][:_SAMPLE_BYTES]
+        result.letters += int(_LETTER[sample].sum())
+        result.nucleotides += int(_NUCLEOTIDE[sample].sum())
+
+
+def _distinct(job: ScatterJob, records: pa.Table) -> tuple[pa.Table, NDArray[np.uint64], pa.Table]:
+    """Return the records that differ in sequence, family or clan from all before them, their hashes, and the others (``REJECTS``).
+
+    A sequence that is there a million times would else come to one bucket a million times. What is dropped here would be dropped
+    there too: with family and clan alike, it is held out if the first one is.
+    """
+    if not records.num_rows:
+        return records, np.empty(0, np.uint64), REJECTS.empty_table()
+    hashes = hash_sequences(records["sequence"].chunk(0), job.seed)
+    ordered = np.sort(hashes)
+    again = ordered[1:][ordered[1:] == ordered[:-1]]
+    if job.keep_duplicates or not len(again):
+        return records, hashes, REJECTS.empty_table()
+    rows = np.flatnonzero(np.isin(hashes, again))
+    keys = ["sequence", "family", "clan"]
+    alike = records.select(keys).take(pa.array(rows)).append_column("row", pa.array(rows))
+    kept = np.ones(len(hashes), bool)
+    kept[rows] = False
+    kept[alike.group_by(keys, use_threads=False).aggregate([("row", "min")])["row_min"].to_numpy()] = True
+    repeats = records.filter(pa.array(~kept))
+    causes = pa.array([DUPLICATE], pa.string()).take(pa.array(np.zeros(repeats.num_rows, np.int32)))
+    listed = pa.table([repeats["line"], repeats["id"], causes], schema=REJECTS)
+    return records.filter(pa.array(kept)).combine_chunks(), hashes[kept], listed
+
+
+def _by_bucket(job: ScatterJob, accepted: pa.Table, hashes: NDArray[np.uint64]) -> tuple[pa.RecordBatch, NDArray[np.int64]]:
     """Return the records ordered by bucket, with their hashes, and where each bucket begins in them [buckets + 1].
 
     Within a bucket they keep their order, so that the first of equal sequences stays the first.
     """
-    hashes = hash_sequences(accepted["sequence"].chunk(0), job.seed)
     table = accepted.append_column("hash", pa.array(hashes)).cast(SCATTERED)
     if job.buckets == 1:
         return table.to_batches()[0], np.array([0, len(hashes)])
