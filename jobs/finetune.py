@@ -1,7 +1,7 @@
 """Fine-tune an encoder on a task: ``python jobs/finetune.py --task stability --encoder CHECKPOINT --data DIR``.
 
-``--encoder`` is a checkpoint or hf:FOLDER_OR_NAME; or one of ``raypro.presets.SCRATCH`` from random weights (``convolution``, ``transformer``,
-``tape_resnet``, ...), or ``onehot`` for a head alone. A checkpoint and ``--start None`` is its encoder with random weights.
+``--encoder`` is a checkpoint or hf:FOLDER_OR_NAME; or ``onehot`` for a head alone, or an encoder of random weights: ``convolution``,
+``transformer`` or what else ``raypro.presets.SCRATCH`` names. A checkpoint with ``--start None`` is its encoder with random weights.
 """
 
 from raypro.cli import finetune_main

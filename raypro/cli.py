@@ -1,6 +1,7 @@
 """The commands a person types, and the main of the jobs. Bad input ends with one line and exit status 2."""
 
 import argparse
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -158,7 +159,7 @@ def contacts_command(
 
     Args:
         checkpoint: a folder step_... of a run.
-        alignment: the family's alignment, FASTA with gaps, plain or gzip.
+        alignment: the family's alignment: A3M, aligned FASTA or Stockholm, plain or gzip.
         contacts: its contacts, tab-separated: columns i and j from 1, distance in angstrom.
         out: folder for the picture; ``validation/step_...`` in the run's where missing.
         sequences: sequences of the family that the map is averaged over.
@@ -218,7 +219,8 @@ def _conclude(run: Path, step: int, findings: Findings, folder: str) -> None:
     """Print what was found and, where the checkpoint lies in a run's folder, add it to the run in MLflow."""
     table = Table("metric", "value")
     for name, value in findings.metrics.items():
-        table.add_row(name, f"{value:.4f}")
+        if not math.isnan(value):  # a range of separations without a pair
+            table.add_row(name, f"{value:.4f}")
     console = Console()
     console.print(table)
     for picture in findings.pictures:

@@ -35,6 +35,8 @@ KIND = "Alignment"
 """The parameter ``kind`` of its runs in MLflow."""
 FIGURES = "metrics.json"
 FITTED, IMPLIED = "direct coupling analysis", "pair head, label-free"
+BESIDE = "pair_head"
+"""Group of the metrics in MLflow that are of the model's map; those of direct coupling analysis are ``contacts``."""
 SCALES = {FITTED: "norm of couplings, APC-corrected", IMPLIED: "mutual information, nats, APC-corrected"}
 
 Map = NDArray[np.float64]
@@ -99,7 +101,8 @@ def dca_command(
         size = fitted.fields.numel() + fitted.couplings.numel()
         settings = {"kind": KIND, "family": name, "identity": identity, "penalty": penalty, "parameters": size}
         sender.outbox.params({**settings, **about, **fit})
-        sender.outbox.metrics(0, {"train/minutes": minutes, **precisions.get(FITTED, {})})
+        beside_it = {name.replace("contacts/", f"{BESIDE}/"): value for name, value in precisions.get(IMPLIED, {}).items()}
+        sender.outbox.metrics(0, {"train/minutes": minutes, **precisions.get(FITTED, {}), **beside_it})
         for path, folder in ((picture, "pictures"), (table, ""), (out / FIGURES, "")):
             sender.outbox.artifact(path, folder)
     for scored, metrics in precisions.items():
@@ -202,6 +205,7 @@ def _table(title: str, metrics: Mapping[str, float]) -> Table:
     table.title = title
     for name, (least, greatest) in SEPARATIONS.items():
         span = f"{least} and more" if np.isinf(greatest) else f"{least} to {greatest:.0f}"
-        values = [metrics[f"contacts/P_at_{depth}_{name}"] for depth in DEPTHS]
-        table.add_row(span, *(f"{value:.2f}" for value in (*values, metrics[f"contacts/random_precision_{name}"])))
+        values = [metrics[f"contacts/{what}_{name}"] for what in (*(f"P_at_{depth}" for depth in DEPTHS), "random_precision")]
+        if not np.isnan(values).any():  # an alignment so narrow has no such pairs
+            table.add_row(span, *(f"{value:.2f}" for value in values))
     return table

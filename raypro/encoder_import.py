@@ -43,7 +43,8 @@ def import_encoder(file: str | Path, out: Path, source: Source = "cpcprot") -> P
     """
     with checkpoint.writing_to(out):
         if source == "hf":
-            return _import_hugging_face(folder_of(str(file).removeprefix(PREFIX)), out, Path(file).name)
+            meant = str(file).removeprefix(PREFIX)
+            return _import_hugging_face(folder_of(meant), out, Path(meant).name)
         if Path(file).is_dir():
             raise InputError(f"{file}: a folder; give the file of weights in it, or say --from hf of a folder of Hugging Face")
         if source == "tape":
@@ -116,14 +117,17 @@ def _digest_of(folder: Path) -> str:
 
 
 def import_encoder_command(
-    file: tyro.conf.Positional[str], /, out: Path, source: Annotated[Source, tyro.conf.arg(name="from")] = "cpcprot"
+    file: tyro.conf.Positional[str], /, out: Path, source: Annotated[Source | None, tyro.conf.arg(name="from")] = None
 ) -> None:
     """Turn published weights into a checkpoint, running no code from the file.
 
     Args:
         file: the weights: of CPCProt the authors' best.ckpt; of TAPE the pytorch_model.bin of its Transformer, LSTM or UniRep; of
-            Hugging Face a folder, or a name on its hub.
+            Hugging Face a folder, or a name on its hub; hf:FOLDER_OR_NAME needs no --from.
         out: folder of the checkpoint to make.
-        source: whose weights they are.
+        source: whose weights they are; hf of what begins with hf:, else cpcprot.
     """
+    if file.startswith(PREFIX) and source not in (None, "hf"):
+        raise InputError(f"{file}: a model of Hugging Face, but --from {source}; leave out either")
+    source = source or ("hf" if file.startswith(PREFIX) else "cpcprot")
     print(f"{import_encoder(file, out, source)}: {source} encoder; use it wherever --encoder wants a checkpoint")

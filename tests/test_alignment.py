@@ -72,6 +72,23 @@ def test_lines_that_are_no_contact_are_named(tmp_path: Path, line: str) -> None:
         read_contacts(path, 8)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "no pairs in it"),
+        ("\n\n", "no pairs in it"),
+        ("1\t6\t8.0\n3\t4\t1.3\n", "no contact below 8 angstrom and 5 or more columns apart"),
+    ],
+    ids=["empty", "empty lines", "too far or too near"],
+)
+def test_a_file_without_a_contact_to_find_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    """A precision of 0 beside 0 by chance would say nothing."""
+    path = tmp_path / "family.contacts.tsv"
+    path.write_text(text)
+    with pytest.raises(InputError, match=f"^{path}: {message}"):
+        read_contacts(path, 8)
+
+
 def test_average_over_columns_by_hand() -> None:
     """Two sequences that share columns 1 and 3; column 2 is a gap in both; one unknown entry does not count."""
     first = np.array([[0.0, 1.0, 2.0], [1.0, 0.0, 3.0], [2.0, 3.0, 0.0]])

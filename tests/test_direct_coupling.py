@@ -70,6 +70,19 @@ def test_contacts_are_ranked_scored_and_drawn(family: Path, tmp_path: Path, rayp
         (record,) = store.runs(["alignments"])
     assert (record.name, record.status, record.params["kind"]) == (run.name, "FINISHED", "Alignment")
     assert record.metrics["contacts/P_at_L5_over_4"] == 1.0 and record.metrics["train/minutes"] > 0
+    logged = {name: value for name, value in record.metrics.items() if name.startswith("pair_head/")}
+    assert logged == {name.replace("contacts/", "pair_head/"): pytest.approx(value) for name, value in implied.items()}
+    assert "12 and more" in said and "24 and more" not in said and "nan" not in said
+
+
+def test_of_a_narrow_alignment_ranges_without_a_pair_are_left_out(
+    family: Path, tmp_path: Path, raypro_home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [str(family / "fold.a3m"), str(family / "fold.tsv")]
+    with pytest.raises(SystemExit) as ended:
+        main(["contacts", str(save_model(tmp_path)), *files, "--sequences", "1", "--out", str(tmp_path / "out")])
+    said = capsys.readouterr().out
+    assert ended.value.code == 0 and "contacts/P_at_L5_medium" in said and "P_at_L5_long" not in said and "nan" not in said
 
 
 def test_without_contacts_nothing_is_scored(family: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

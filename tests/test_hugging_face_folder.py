@@ -61,9 +61,16 @@ def test_the_commands_export_and_import(tmp_path: Path, capsys: pytest.CaptureFi
         *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "README.md", "raypro.json", "raypro.safetensors")
     }
     with pytest.raises(SystemExit) as back:
-        main(["encoder", "import", str(tmp_path / "out"), "--from", "hf", "--out", str(tmp_path / "back")])
+        main(["encoder", "import", f"hf:{tmp_path / 'out'}", "--out", str(tmp_path / "back")])  # says whose it is
     assert back.value.code == 0
     assert torch.equal(checkpoint.load(tmp_path / "back").weights["encoder.embedding.weight"], model.encoder.embedding.weight)
+
+
+def test_a_source_that_contradicts_the_name_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["encoder", "import", "hf:some/model", "--from", "tape", "--out", str(tmp_path / "out")])
+    assert ended.value.code == 2 and "hf:some/model: a model of Hugging Face, but --from tape" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_cannot_be_exported_is_one_line_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -157,7 +157,7 @@ def as_fasta(folder: Path, corpus: Corpus) -> Path:
 @pytest.mark.parametrize("near", [False, True])
 def test_a_corpus_is_built_without_what_it_will_be_judged_by(world: Path, near: bool) -> None:
     fasta = as_fasta(world, Corpus.open(world / "corpus"))
-    options = BuildOptions(exclude=(str(world / "fold"),), exclude_near=near)
+    options = BuildOptions(exclude=(str(world / "fold"),), exclude_identical_only=not near)
     report = build([fasta], world / "clean", options)
     assert report.rejected == {IDENTICAL: 2, **({NEAR: 3} if near else {})}
     left = {row["id"]: row["cause"] for row in pairs_of(world / "clean" / "rejects.tsv")}
@@ -169,8 +169,8 @@ def test_a_corpus_is_built_without_what_it_will_be_judged_by(world: Path, near: 
 
 
 def test_exclusion_is_refused_where_it_cannot_be(world: Path) -> None:
-    with pytest.raises(InputError, match="near duplicates of what"):
-        BuildOptions(exclude_near=True)
+    with pytest.raises(InputError, match="identical to what"):
+        BuildOptions(exclude_identical_only=True)
     with pytest.raises(InputError, match="no such folder of labelled data"):
         build([as_fasta(world, Corpus.open(world / "corpus"))], world / "clean", BuildOptions(exclude=(str(world / "none"),)))
     assert not (world / "clean").exists()

@@ -64,7 +64,7 @@ def overlap_command(
         console.print(f"Each pair is listed in {opened.path / f'overlap-{task}.tsv'}", soft_wrap=True, highlight=False)
     if any(overlap.identical or overlap.near for overlap in overlaps):
         names = " ".join(str(task) for task in tasks)
-        console.print(f"To leave them out: raypro corpus build ... --exclude {names} --exclude-near", soft_wrap=True, highlight=False)
+        console.print(f"To leave them out: raypro corpus build ... --exclude {names}", soft_wrap=True, highlight=False)
 
 
 def _found(corpus: Corpus, targets: Targets, mmseqs: MMseqs | None, with_ray: bool, progress: Progress) -> Iterable[Found]:

@@ -98,9 +98,9 @@ def read_contacts(path: Path, width: int, distance: float = CONTACT_DISTANCE) ->
         distance: pairs of the file at this distance or farther, in angstrom, are no contacts.
 
     Raises:
-        InputError: no such file, or a line that is not such a pair; names the line.
+        InputError: no such file, a line that is not such a pair (names the line), or no contact that can be scored.
     """
-    contacts = np.zeros((width, width), dtype=bool)
+    contacts, number = np.zeros((width, width), dtype=bool), 0
     for number, line in _lines(path):
         fields = line.split("\t")
         try:
@@ -112,6 +112,13 @@ def read_contacts(path: Path, width: int, distance: float = CONTACT_DISTANCE) ->
         contacts[i, j] = contacts[j, i] = apart < distance
     column = np.arange(width)
     scored = np.abs(column[:, None] - column) >= LEAST_SEPARATION
+    if not (contacts & scored).any():
+        what = (
+            f"no contact below {distance:g} angstrom and {LEAST_SEPARATION} or more columns apart among its pairs"
+            if number
+            else "no pairs in it"
+        )
+        raise InputError(f"{path}: {what}, so no map can be scored; give the contacts of this alignment")
     return ColumnContacts(contacts & scored, scored)
 
 
