@@ -13,6 +13,7 @@ from torch import Tensor
 
 from raypro.config import InputError, from_plain, nearest
 from raypro.core import checkpoint
+from raypro.core.encoders.amplify import AmplifyShape
 from raypro.core.encoders.cpcprot import CPCProtShape
 from raypro.core.encoders.cpcprot_vectors import pooled_patches, residue_contexts
 from raypro.core.encoders.hugging_face import HuggingFaceShape
@@ -49,7 +50,7 @@ class LoadedEncoder:
         """The ways to one vector a sequence; the first is the default."""
         if isinstance(self.shape, CPCProtShape):
             return ("z_mean", "c_mean", "c_final")
-        first = isinstance(self.shape, TransformerShape) or (isinstance(self.shape, HuggingFaceShape) and self.shape.starts)
+        first = isinstance(self.shape, TransformerShape | AmplifyShape) or (isinstance(self.shape, HuggingFaceShape) and self.shape.starts)
         return ("mean", "first_token", "max") if first else ("mean", "max")
 
     @property

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from raypro.config import InputError
 from raypro.core import checkpoint
+from raypro.core.encoders.amplify import AmplifyShape
 from raypro.core.encoders.hugging_face import HuggingFaceShape
 from raypro.core.encoders.transformer import TransformerShape
 from raypro.core.imports import read_cpcprot
@@ -26,6 +27,8 @@ from raypro.hugging_face_export import ABOUT, native
 from raypro.settings import Batches
 
 Source = Literal["cpcprot", "hf", "tape"]
+Imported = HuggingFaceShape | AmplifyShape | TapeShape
+"""The shapes whose weights come without a head."""
 _READ_AS = 1
 """How models of Hugging Face are read: another number, and they are read anew."""
 
@@ -69,14 +72,14 @@ def _import_hugging_face(folder: Path, out: Path, name: str) -> Path:
     return _without_head(*read_hugging_face(folder), "hugging-face", out, name)
 
 
-def _without_head(shape: HuggingFaceShape | TapeShape, weights: dict[str, Tensor], source: str, out: Path, name: str) -> Path:
+def _without_head(shape: Imported, weights: dict[str, Tensor], source: str, out: Path, name: str) -> Path:
     """Write an encoder as a checkpoint without a head: a head of random weights would pass for one that was trained."""
     encoder = shape.build()
     encoder.load_state_dict(weights)
     batches, longest = Batches(), getattr(shape, "longest", None)
     if longest is not None:
         batches = Batches(max_length=min(batches.max_length, longest))
-    objective = MLM() if isinstance(shape, HuggingFaceShape | TransformerShape) else NextToken()
+    objective = MLM() if isinstance(shape, HuggingFaceShape | TransformerShape | AmplifyShape) else NextToken()
     about = Experiment(name=source, corpus=f"imported from {name}", objective=objective, encoder=shape, batches=batches)
     checkpoint.save(out.absolute(), nn.ModuleDict({"encoder": encoder}), about.to_plain(), step=0, metrics={})
     return out

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from raypro.config import InputError, from_plain, to_plain
+from raypro.core.encoders.amplify import AmplifyShape
 from raypro.core.encoders.convolution import ConvolutionShape
 from raypro.core.encoders.cpcprot import CPCProtShape
 from raypro.core.encoders.hugging_face import HuggingFaceShape, require_length
@@ -28,7 +29,15 @@ from raypro.tasks.residues import ResidueClassification
 Objective = MLM | PMLM | CPC | Adversarial | NextToken
 """The objectives that there are. A new one is a file in ``raypro/core/objectives`` and a name in this line."""
 Encoder = (
-    TransformerShape | ConvolutionShape | ResNetShape | LSTMShape | MultiplicativeLSTMShape | CPCProtShape | OneHotShape | HuggingFaceShape
+    TransformerShape
+    | ConvolutionShape
+    | ResNetShape
+    | LSTMShape
+    | MultiplicativeLSTMShape
+    | CPCProtShape
+    | AmplifyShape
+    | OneHotShape
+    | HuggingFaceShape
 )
 """The encoders that there are: a file in ``raypro/core/encoders`` each, and a name in this line."""
 Task = Regression | Classification | ResidueClassification | Contacts

@@ -5,14 +5,18 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from raypro.config import InputError
-from raypro.core.alphabet import LETTERS, STANDARD, encode
+from raypro.core.alphabet import STANDARD, encode
+from raypro.core.encoders.amplify import AmplifyShape
 from raypro.core.encoders.hugging_face import (
     MISSING,
     T5,
@@ -22,10 +26,14 @@ from raypro.core.encoders.hugging_face import (
     model_class,
     options_of,
 )
+from raypro.core.imports import fitting
+from raypro.core.imports_amplify import MODEL_TYPE as AMPLIFY
+from raypro.core.imports_amplify import amplify_shape, amplify_weights
 from raypro.data.plan import CONTROL_TOKENS, pack
+from raypro.hugging_face_files import first_line, read_json, read_tokenizer, refuse_code, translation
 
 PREFIX = "hf:"
-CONFIG, TOKENIZER = "config.json", "tokenizer_config.json"
+CONFIG = "config.json"
 SAFE, PICKLED = ("model.safetensors", "model.safetensors.index.json"), ("pytorch_model.bin", "pytorch_model.bin.index.json")
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _ABOUT_FILES = ("_name_or_path", "_commit_hash", "architectures", "auto_map", "dtype", "torch_dtype", "transformers_version")
@@ -36,12 +44,12 @@ _ALIKE = 1e-3
 """By how much of their largest value the vectors of a sequence may differ between batches: far more than rounding does."""
 
 
-def read_hugging_face(path_or_id: str | Path) -> tuple[HuggingFaceShape, dict[str, Tensor]]:
+def read_hugging_face(path_or_id: str | Path) -> tuple[HuggingFaceShape | AmplifyShape, dict[str, Tensor]]:
     """Return the shape and the float32 weights of a protein encoder of Hugging Face.
 
     Weights are read as safetensors or, where a folder has no others, by torch's reader of tensors alone; code that a folder brings
-    along is never run. Supported is what the installed transformers itself knows as an encoder of masked language models, and the
-    encoder of T5.
+    along is never run. Supported is what the installed transformers itself knows as an encoder of masked language models, the encoder of
+    T5, and AMPLIFY, whose own code transformers would run: it becomes an encoder of ours.
 
     Args:
         path_or_id: a folder with config.json, weights and tokenizer; or a name on the hub, which transformers' own library downloads.
@@ -51,8 +59,10 @@ def read_hugging_face(path_or_id: str | Path) -> tuple[HuggingFaceShape, dict[st
     """
     with _quiet():
         folder = folder_of(path_or_id)
+        if read_json(folder / CONFIG).get("model_type") == AMPLIFY:
+            return _read_amplify(folder)
         config = _read_config(folder)
-        vocabulary, starts, ends = _translation(folder, _read_tokenizer(folder), config)
+        vocabulary, starts, ends = translation(folder, read_tokenizer(folder), config)
         model = _read_model(folder, config)
     kept = {**json.loads(config.to_json_string(use_diff=False)), "model_type": config.model_type}
     plain = {name: value for name, value in kept.items() if name not in _ABOUT_FILES + _ABOUT_OUTPUTS}
@@ -93,7 +103,7 @@ def folder_of(path_or_id: str | Path) -> Path:
         if not _has_any(fetched, SAFE):
             huggingface_hub.snapshot_download(name, allow_patterns=["pytorch_model*.bin"], ignore_patterns=["*/*"], revision=fetched.name)
     except Exception as error:  # of many kinds: no network, no such name, no right to it
-        raise InputError(f"{name}: no such folder, and the hub does not give it ({_first_line(error)}); give a folder") from None
+        raise InputError(f"{name}: no such folder, and the hub does not give it ({first_line(error)}); give a folder") from None
     return fetched
 
 
@@ -110,10 +120,10 @@ def _read_config(folder: Path) -> Any:
     """Return the configuration of a folder's model, if it is an encoder that transformers has."""
     import transformers
 
-    plain = _read_json(folder / CONFIG)
+    plain = read_json(folder / CONFIG)
     named = plain.get("model_type")
     if not isinstance(named, str) or named not in transformers.CONFIG_MAPPING:
-        _refuse_code(folder / CONFIG, plain)
+        refuse_code(folder / CONFIG, plain)
         known = f"no model of type {named!r}" if named else "no model_type"
         raise InputError(f"{folder / CONFIG}: {known} that the installed transformers ({transformers.__version__}) has; take a newer one")
     try:
@@ -128,67 +138,22 @@ def _read_config(folder: Path) -> Any:
     return config
 
 
-def _read_tokenizer(folder: Path) -> Any:
-    """Return the tokenizer of a folder, if it is one of transformers' own."""
-    import transformers
-
-    if (folder / TOKENIZER).is_file():
-        plain = _read_json(folder / TOKENIZER)
-        named = plain.get("tokenizer_class")
-        known = getattr(transformers, str(named), None)
-        if known is None:
-            _refuse_code(folder / TOKENIZER, plain)
-        # Anything else of transformers would be loaded in its place, and could ask to run code.
-        elif not (isinstance(known, type) and (issubclass(known, transformers.PreTrainedTokenizerBase) or hasattr(known, "is_dummy"))):
-            raise InputError(f"{folder / TOKENIZER}: {named} is no tokenizer; download it again")
+def _read_amplify(folder: Path) -> tuple[AmplifyShape, dict[str, Tensor]]:
+    """Return the shape and the float32 weights of an AMPLIFY; of its folder the configuration, the tokenizer and the tensors are read."""
+    plain = read_json(folder / CONFIG)
+    vocabulary, starts, ends = translation(folder, read_tokenizer(folder), SimpleNamespace(**plain))
+    if not (starts and ends):
+        raise InputError(f"{folder}: its tokenizer puts no token before or behind the residues; take an AMPLIFY as its authors saved it")
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
-        _tokens(tokenizer, STANDARD)
-        return tokenizer
-    except Exception as error:  # of many kinds, by what is missing or damaged
-        raise InputError(
-            f"{folder}: its tokenizer cannot be read ({_first_line(error)}); the folder needs the model's tokenizer files"
-        ) from None
-
-
-def _translation(folder: Path, tokenizer: Any, config: Any) -> tuple[tuple[int, ...], bool, bool]:
-    """Return the model's token for each of ours, and whether it has one before and one after the residues."""
-    known = {letter: found[0] for letter in LETTERS if len(found := _tokens(tokenizer, letter)) == 1 and found[0] != tokenizer.unk_token_id}
-    tokens = [known.get(letter) for letter in STANDARD]
-    lacking = [letter for letter, token in zip(STANDARD, tokens, strict=True) if token is None or tokens.count(token) > 1]
-    if lacking:
-        raise InputError(f"{folder}: its tokenizer has no token of its own for amino acid {lacking[0]}; take a protein model")
-    around = _around(tokenizer, [known[letter] for letter in STANDARD])
-    if around is None:
-        raise InputError(f"{folder}: its tokenizer does not make one token of each residue; raypro takes such models only")
-    before, after = around
-    unknown = next((token for token in (known.get("X"), tokenizer.unk_token_id) if token is not None), None)
-    if unknown is None:
-        raise InputError(f"{folder}: its tokenizer has neither X nor an unknown token; take another model")
-    padding = next((token for token in (tokenizer.pad_token_id, getattr(config, "pad_token_id", None)) if token is not None), 0)
-    mask = unknown if tokenizer.mask_token_id is None else tokenizer.mask_token_id
-    controls = (padding, mask, *(before or [padding]), *(after or [padding]), unknown)  # in the order of our alphabet
-    vocabulary = (*controls, *(known.get(letter, unknown) for letter in LETTERS))
-    size = getattr(config, "vocab_size", None)
-    if not isinstance(size, int) or max(vocabulary) >= size:
-        raise InputError(f"{folder}: its tokenizer has token {max(vocabulary)}, its model {size} tokens; they do not belong together")
-    return tuple(int(token) for token in vocabulary), bool(before), bool(after)
-
-
-def _around(tokenizer: Any, residues: list[int]) -> tuple[list[int], list[int]] | None:
-    """Return what the tokenizer puts before and after the standard amino acids: a token or none; None if it splits them otherwise."""
-    for text in (STANDARD, " ".join(STANDARD)):  # some want spaces between residues
-        found = _tokens(tokenizer, text, True)
-        for first in (0, 1):
-            end = first + len(residues)
-            if found[first:end] == residues and len(found) - end <= 1:
-                return found[:first], found[end:]
-    return None
-
-
-def _tokens(tokenizer: Any, text: str, special: bool = False) -> list[int]:
-    found: list[int] = tokenizer(text, add_special_tokens=special)["input_ids"]
-    return found
+        shape = amplify_shape(plain)
+        weights = amplify_weights(shape, load_file(folder / SAFE[0]), vocabulary)
+    except InputError as error:
+        raise InputError(f"{folder}: {error}; take an AMPLIFY as its authors saved it") from None
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{folder / SAFE[0]}: its weights cannot be read ({first_line(error)}); download them again") from None
+    weights = fitting(folder, shape, weights, "AMPLIFY")
+    _require_alike(folder, shape, weights)
+    return shape, weights
 
 
 def _read_model(folder: Path, config: Any) -> Any:
@@ -211,7 +176,7 @@ def _read_model(folder: Path, config: Any) -> Any:
             **options_of(chosen),
         )
     except Exception as error:  # of many kinds, by what is damaged
-        raise InputError(f"{folder}: its weights cannot be read ({_first_line(error)}); download them again") from None
+        raise InputError(f"{folder}: its weights cannot be read ({first_line(error)}); download them again") from None
     encoder = encoder_of(model)
     used = {id(weight) for weight in encoder.parameters()}
     absent = {*said["missing_keys"], *(name for name, *_ in said["mismatched_keys"])}
@@ -224,7 +189,7 @@ def _read_model(folder: Path, config: Any) -> Any:
 
 
 @torch.inference_mode()
-def _require_alike(folder: Path, shape: HuggingFaceShape, weights: dict[str, Tensor]) -> None:
+def _require_alike(folder: Path, shape: HuggingFaceShape | AmplifyShape, weights: dict[str, Tensor]) -> None:
     """Raise InputError if vectors are not finite, or depend on a longer neighbour in the batch: such a model sees its padding."""
     encoder = shape.build().eval()
     encoder.load_state_dict(weights)
@@ -236,7 +201,7 @@ def _require_alike(folder: Path, shape: HuggingFaceShape, weights: dict[str, Ten
         fits = alone.shape[2] == encoder.width
     except Exception as error:  # of many kinds: a model that takes no mask, a sequence of another kind
         raise InputError(
-            f"{folder}: it does not work on tokens and a mask alone ({_first_line(error)}); raypro takes no such model"
+            f"{folder}: it does not work on tokens and a mask alone ({first_line(error)}); raypro takes no such model"
         ) from None
     if not fits:
         raise InputError(
@@ -250,32 +215,6 @@ def _require_alike(folder: Path, shape: HuggingFaceShape, weights: dict[str, Ten
 
 def _has_any(folder: Path, names: tuple[str, ...]) -> bool:
     return any((folder / name).is_file() for name in names)
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        plain = json.loads(file.read_text())
-    except FileNotFoundError:
-        raise InputError(
-            f"{file.parent}: no {file.name} in it: no model of Hugging Face; give a folder with config, weights and tokenizer"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file}: not valid JSON ({_first_line(error)}); download it again") from None
-    if not isinstance(plain, dict):
-        raise InputError(f"{file}: expected a JSON object, found {type(plain).__name__}; download it again")
-    return plain
-
-
-def _refuse_code(file: Path, plain: dict[str, Any]) -> None:
-    """Raise InputError if a file says that its model is code that lies beside it."""
-    if "auto_map" in plain:
-        raise InputError(
-            f"{file}: asks to run code from its folder (auto_map), which raypro never does; take a model that transformers has"
-        )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 @contextmanager

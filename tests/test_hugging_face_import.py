@@ -92,7 +92,7 @@ def test_code_in_a_folder_is_never_run(tmp_path: Path, folders: dict[str, Path])
         return folder
 
     for folder in (
-        hostile("amplify", "config.json", model_type="AMPLIFY"),
+        hostile("own type", "config.json", model_type="OWN"),
         hostile("untyped", "config.json", model_type=None),
         hostile("tokens", "tokenizer_config.json", tokenizer_class="Tokens"),
     ):

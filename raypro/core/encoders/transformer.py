@@ -14,6 +14,12 @@ from raypro.core.alphabet import CONTROL_TOKENS, PAD, SIZE
 from raypro.core.residues import embed
 
 
+def require_even_heads(width: int, heads: int) -> None:
+    """Raise InputError where heads do not divide the width into parts whose dimensions are pairs."""
+    if width % heads or (width // heads) % 2:
+        raise InputError(f"encoder.heads: {heads} heads do not divide the width {width} into even parts; change either")
+
+
 @dataclass(frozen=True)
 class TransformerShape:
     """A Transformer encoder's shape. The default is the paper's base."""
@@ -44,8 +50,7 @@ class TransformerShape:
         for name in ("layers", "width", "heads", "hidden"):
             if getattr(self, name) < 1:
                 raise InputError(f"encoder.{name}: {getattr(self, name)} must be 1 or more")
-        if self.width % self.heads or (self.width // self.heads) % 2:
-            raise InputError(f"encoder.heads: {self.heads} heads do not divide the width {self.width} into even parts; change either")
+        require_even_heads(self.width, self.heads)
         if (self.positions == "learned") != (self.longest is not None):
             raise InputError(f"encoder.longest: {self.longest} with {self.positions} positions; learned ones, and no others, need a number")
         if self.longest is not None and self.longest < 1:
@@ -59,9 +64,9 @@ class TransformerShape:
 
 
 TAPE_TRANSFORMER = TransformerShape(layers=12, width=512, heads=8, hidden=2048)
-"""The Transformer of TAPE's paper (Rao et al. 2019), pre-norm with sinusoids as its code of 2019: 37.8 M parameters. There the sinusoids
-stand beside the embedding and a layer of 0.5 M parameters brings both to D; here they are added. The weights of tape-proteins 0.4 are another
-model, 768 wide, post-norm and with learned positions, which :mod:`raypro.core.imports_tape` reads as it is."""
+"""The Transformer of TAPE's paper (Rao et al. 2019), pre-norm with sinusoids as in its code of 2019: 37.8 M parameters. There the
+sinusoids stand beside the embedding, and a layer of 0.5 M parameters brings both to D; here they are added. The weights of
+tape-proteins 0.4 are another model, 768 wide, post-norm, with learned positions: :mod:`raypro.core.imports_tape` reads it as it is."""
 
 
 class Transformer(nn.Module):
@@ -100,8 +105,7 @@ class Transformer(nn.Module):
         elif self.shape.positions == "learned":
             x = x + self._learned_positions(tokens.shape[1]).to(x.dtype)
         else:
-            angles = _angles(tokens.shape[1], self.width // self.shape.heads, x.device)
-            rotations = (angles.cos().to(x.dtype), angles.sin().to(x.dtype))
+            rotations = rotations_of(tokens.shape[1], self.width // self.shape.heads, x)
         x = self.dropout(self.norm(x) if self.shape.norm == "post" else x)
         visible = (tokens != PAD)[:, None, None, :]
         for block in self.blocks:
@@ -151,7 +155,7 @@ class Block(nn.Module):
         b, t, d = x.shape
         q, k, v = self.qkv(x).view(b, t, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)  # each [B, H, T, D / H]
         if rotations is not None:
-            q, k = _rotate(q, *rotations), _rotate(k, *rotations)
+            q, k = rotate(q, *rotations), rotate(k, *rotations)
         mixed = scaled_dot_product_attention(q, k, v, attn_mask=visible)
         return self.dropout(self.out(mixed.transpose(1, 2).reshape(b, t, d)))
 
@@ -181,7 +185,13 @@ def sinusoids(length: int, width: int, device: torch.device) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def rotations_of(length: int, width: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Return cosines and sines [T, E / 2] of the angles by which heads of a width E rotate; device and type are those of ``like``."""
+    angles = _angles(length, width, like.device)
+    return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate pairs of dimensions of x [B, H, T, E] by angles whose cosines and sines are [T, E / 2] (Su et al. 2021, equation 34)."""
     first, second = x.chunk(2, dim=-1)
     cos, sin = cos.to(x.dtype), sin.to(x.dtype)
