@@ -41,8 +41,9 @@ def relaxed_subset(scores: Tensor, noise: Tensor, valid: Tensor, counts: Tensor,
 
     Each row stops at its own count and sums to it. A position that is not valid has 0, as have all of a row with a count of 0 or without
     a valid position; what ``scores`` holds there does not matter. As t falls the result tends to the ``counts`` highest of
-    scores + noise. As published, a position may be chosen in more than one round: its sum is beyond 1 (4 at t = 1 to 0.5, 2 at 0.01, for
-    26 of 256) where log(1 - p) takes it less far down than the scores are apart.
+    scores + noise. As published, a position may be chosen in more than one round: its sum is beyond 1 where
+    log(1 - p) takes it less far down than the scores are apart. With equal scores, 26 of 256 positions (8,000 rows), the highest sum of a
+    row is 2.6 on average at t = 0.5 and 1.4 at 0.01; the highest of all was 5.1 and 2.8.
 
     At t = 0.05 and below the formula is chaotic: its true gradient grows with every round, to 1e13 for 51 rounds at t = 0.01, and
     float32 has few right digits of it. It is cut off at :func:`gradient_limit`, so that it stays finite.

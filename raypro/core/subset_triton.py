@@ -18,6 +18,7 @@ SEGMENT = 8
 
 def forward(y: Tensor, counts: Tensor, temperature: float, eps: float) -> Tensor:
     """Return the sums of p [B, T] for the logits y [B, T] of the first round; at positions that are not valid they are very low."""
+    y = y.contiguous()  # the kernels go from row to row by the width
     result = torch.empty_like(y)
     width = triton.next_power_of_2(y.shape[1])
     on_device = counts.to(y.device, non_blocking=True)
@@ -27,6 +28,7 @@ def forward(y: Tensor, counts: Tensor, temperature: float, eps: float) -> Tensor
 
 def backward(y: Tensor, counts: Tensor, d_result: Tensor, temperature: float, eps: float, limit: float) -> Tensor:
     """Return the gradient [B, T] with respect to y, within +- ``limit``, given that with respect to the result."""
+    y = y.contiguous()
     d_y = torch.empty_like(y)
     b, t = y.shape
     width = triton.next_power_of_2(t)
