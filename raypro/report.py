@@ -15,13 +15,14 @@ from raypro.config import InputError
 from raypro.evaluate.report_filling import fill
 from raypro.evaluate.report_page import Report, page, rows_of_csv
 from raypro.evaluate.report_scores import Score
-from raypro.evaluate.report_tables import TABLES
-from raypro.mlflow_store import Store
-from raypro.report_pictures import contact_maps, over_parameters, over_tokens
+from raypro.evaluate.report_tables import OWN, OWN_KINDS, TABLES, own_tables
+from raypro.mlflow_store import RunRecord, Store
+from raypro.report_pictures import contact_maps, over_parameters, over_residues
 from raypro.report_pretrained import pretrained_scores
 from raypro.report_probed import probed_scores
 from raypro.report_runs import Runs
-from raypro.report_tuned import tuned_scores
+from raypro.report_tuned import repeated_runs, tuned_scores
+from raypro.tasks.tape import TASKS
 
 PAGE, FIGURES = "report.html", "report.csv"
 
@@ -46,7 +47,8 @@ def report_command(
         raise InputError(f"--ui {ui}: not an address of MLflow's pages; it is as http://127.0.0.1:5000")
     require_place(out, overwrite)
     with Store(place) as store:
-        runs = Runs(store, store.runs(experiment), pages)
+        shown = store.runs(experiment)
+        runs = Runs(store, shown, pages, store.runs() if experiment else shown)
         report = gather(runs, place)
     write(report, out)
     console = Console()
@@ -60,7 +62,9 @@ def report_command(
 def gather(runs: Runs, address: str) -> Report:
     """Return the report of the runs of a store."""
     scores = unique([*pretrained_scores(runs), *tuned_scores(runs), *probed_scores(runs)])
-    tables = tuple((table, tuple(fill(table, scores))) for table in TABLES)
+    own = own_tables(scores, {kind: TASKS[kind]().primary for kind in OWN_KINDS})
+    first = next(place for place, table in enumerate(TABLES) if table.paper != OWN)  # what is a person's own stands before the papers'
+    tables = tuple((table, tuple(fill(table, scores))) for table in (*TABLES[:first], *own, *TABLES[first:]))
     known = {id_ for score in scores for id_ in score.model.run_ids}
     left_out = [r for r in runs.records if r.run_id not in known and not r.parent]
     counts = (
@@ -71,18 +75,26 @@ def gather(runs: Runs, address: str) -> Report:
     )
     figures = (
         ("Performance over parameters", tuple(over_parameters(tables))),
-        ("Metrics over tokens seen", tuple(over_tokens(runs))),
+        ("Metrics over residues seen", tuple(over_residues(runs))),
         ("Contact maps", tuple(contact_maps(runs))),
     )
-    why = tuple(f"{r.name or r.run_id} ({'no figure of these tables' if r.status == 'FINISHED' else r.status.lower()})" for r in left_out)
-    return Report(address, f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", counts, tables, figures, why)
+    again = repeated_runs(runs)
+    why = tuple(f"{r.name or r.run_id} ({_why(r, again)})" for r in left_out)
+    return Report(address, f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", counts, tables, figures, bool(runs.ui), why)
+
+
+def _why(record: RunRecord, again: set[str]) -> str:
+    """Return why no table shows a run."""
+    if record.run_id in again:
+        return "run again later with the same seed"
+    return "no figure of these tables" if record.status == "FINISHED" else record.status.lower()
 
 
 def unique(scores: Iterable[Score]) -> list[Score]:
     """Return scores without those that are there already: baselines that several runs were set beside."""
     found: dict[tuple[object, ...], Score] = {}
     for score in scores:
-        where = (score.stage, score.task, score.split, score.metric, score.probe)
+        where = (score.stage, score.task, score.split, score.metric, score.probe, score.data, score.data_checksum)
         key = (*where, score.model.method, score.model.about) if score.model.baseline else (*where, score.model.run_ids)
         found.setdefault(key, score)
     return list(found.values())

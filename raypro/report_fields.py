@@ -1,10 +1,14 @@
 """What the report reads in a run of MLflow: fields that may be missing, or be anything at all where another program wrote them."""
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import PurePath
 from statistics import mean, stdev
 from typing import Any
+
+import numpy as np
 
 from raypro.evaluate.report_scores import Score
 from raypro.mlflow_store import RunRecord
@@ -70,13 +74,17 @@ def encoder_of(record: RunRecord) -> str:
 
 def objective_of(record: RunRecord) -> str:
     """Return what a pre-training run learned."""
-    kind = record.params.get("objective.kind", "unknown objective")
+    return named_objective(record.params.get("objective.kind", "unknown objective"))
+
+
+def named_objective(kind: str) -> str:
+    """Return an objective, given by the name of its class, in the field's words."""
     return OBJECTIVES.get(kind, kind)
 
 
 def equal_time_of(record: RunRecord) -> bool:
     """Return whether a pre-training run of a comparison was held to the time that another one took."""
-    return record.tags.get("held equal") == "equal time" or "equal-time" in record.name
+    return record.tags.get("held equal") == "equal time"
 
 
 def equal_tokens_of(record: RunRecord) -> bool:
@@ -88,6 +96,18 @@ def parameters_of(record: RunRecord) -> int | None:
     """Return the number of weights of a run's encoder; None in runs that did not log it."""
     found = number(record.params.get("parameters"))
     return None if found is None else int(found)
+
+
+def step_of(path: str) -> int | None:
+    """Return the step of a checkpoint by the name of its folder, ``step_...``; None of anything else."""
+    found = re.fullmatch(r"step_(\d+)", PurePath(path).name)
+    return int(found[1]) if found else None
+
+
+def at_step(curve: Sequence[tuple[int, float]], step: int) -> float | None:
+    """Return what had been counted by a step, between two loggings in proportion; None where nothing was logged."""
+    steps, counts = zip((0, 0.0), *curve, strict=True)
+    return float(np.interp(step, steps, counts)) if curve else None
 
 
 def minutes_of(record: RunRecord) -> float | None:
@@ -119,6 +139,11 @@ def shape_of(record: RunRecord) -> tuple[str, ...]:
     return (record.tags.get("data_checksum", ""), *(f"{name}={value}" for name, value in sorted(same.items())))
 
 
+def one_a_seed(runs: Sequence[RunRecord]) -> list[RunRecord]:
+    """Return the newest run of each seed, of runs of one configuration, the oldest first: a seed run twice is no second seed."""
+    return list({run.params.get("seed"): run for run in runs}.values())
+
+
 def over_seeds(runs: Sequence[Sequence[Score]]) -> Iterator[Score]:
     """Yield the scores of runs that differ in their seed alone: as they are of one run, means and deviations of several."""
     found: dict[tuple[object, ...], list[Score]] = {}
@@ -134,7 +159,7 @@ def over_seeds(runs: Sequence[Sequence[Score]]) -> Iterator[Score]:
         model = replace(
             first.model,
             run_ids=tuple(id_ for model in trained for id_ in model.run_ids),
-            tokens=mean_of([model.tokens for model in trained]),
+            residues=mean_of([model.residues for model in trained]),
             minutes=mean_of([model.minutes for model in trained]),
         )
         chosen_by = mean_of([score.chosen_by for score in alike])

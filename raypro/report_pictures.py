@@ -1,4 +1,4 @@
-"""The figures of the report: performance over parameters, metrics over tokens, and the contact maps that runs have drawn."""
+"""The figures of the report: performance over parameters, metrics over residues, and the contact maps that runs have drawn."""
 
 import base64
 import math
@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from html import escape
 from itertools import islice
 
-from raypro.evaluate.published import PUBLISHED
+from raypro.evaluate.published import parameters_of
 from raypro.evaluate.report_figures import Series, lines, numbered_points
 from raypro.evaluate.report_filling import Row
 from raypro.evaluate.report_page import Figure
 from raypro.evaluate.report_tables import Table
 from raypro.mlflow_store import RunRecord
+from raypro.report_fields import at_step
 from raypro.report_runs import Runs
 
 RANDOM_MASKING = "valid/loss_random"
@@ -39,7 +40,6 @@ def over_parameters(tables: Sequence[tuple[Table, Sequence[Row]]]) -> list[Figur
 
     Published figures are hollow, where the number of parameters was published too; without one of ours nothing is drawn.
     """
-    sizes = {(figure.paper, figure.row): figure.value for figure in PUBLISHED if figure.table == "parameters"}
     drawn: dict[tuple[object, ...], Figure] = {}
     for table, rows in tables:
         for column in table.columns:
@@ -55,7 +55,7 @@ def over_parameters(tables: Sequence[tuple[Table, Sequence[Row]]]) -> list[Figur
             if not series:
                 continue
             published = {row.published[column.name] for row in rows if column.name in row.published}
-            known = sorted((sizes[f.paper, f.row], f.row, f.value) for f in published if (f.paper, f.row) in sizes)
+            known = sorted((size, f.row, f.value) for f in published if (size := parameters_of(f.paper, f.row)) is not None)
             series += [Series(f"{row}, published", ((size, value),), hollow=True) for size, row, value in known]
             if len(series) > 1:
                 title = column.name if table.stage == "fine-tuning" else f"{table.name}: {column.name}"
@@ -63,8 +63,8 @@ def over_parameters(tables: Sequence[tuple[Table, Sequence[Row]]]) -> list[Figur
     return list(drawn.values())
 
 
-def over_tokens(runs: Runs) -> list[Figure]:
-    """Draw how the validation metrics of the pre-training runs, and their probes, went over the tokens that were seen."""
+def over_residues(runs: Runs) -> list[Figure]:
+    """Draw how the validation metrics of the pre-training runs, and their probes, went over the residues that the encoder learned from."""
     newest = list(reversed(runs.pretrained))
     probes = sorted({name for record in newest for name in record.metrics if name.startswith("probe/") and name.count("/") == 2})
     named = {**CURVES, **{name: (f"probe while training: {' '.join(name.split('/')[1:]).replace('_', ' ')}", float) for name in probes}}
@@ -78,22 +78,22 @@ def over_tokens(runs: Runs) -> list[Figure]:
         floor = ("by residue frequencies alone" if "perplexity" in title else "by chance", max(floors)) if floors else None
         left = len(having) - MOST_LINES
         figures.append(
-            Figure(title, f"the newest {MOST_LINES}, {left} more in the store" if left > 0 else "", lines(series, "tokens", title, floor))
+            Figure(title, f"the newest {MOST_LINES}, {left} more in the store" if left > 0 else "", lines(series, "residues", title, floor))
         )
     return figures
 
 
 def _curve(runs: Runs, record: RunRecord, metric: str, shown: Callable[[float], float]) -> Series:
-    """Return a metric over tokens: those that were logged last, by the step of each point."""
+    """Return a metric over the residues that the encoder was trained on by the step of each point."""
     if metric == "valid/loss_mlm" and RANDOM_MASKING in record.metrics:
         metric = RANDOM_MASKING
-    seen = runs.store.curve(record.run_id, "train/tokens")
+    seen = runs.curve(record, "train/residues")
     points = []
-    for step, value in runs.store.curve(record.run_id, metric):
-        tokens = next((count for logged, count in reversed(seen) if logged <= step), None)
-        if tokens is not None and value < 100:  # what e to the power of it is still a number
-            points.append((tokens, shown(value)))
-    return Series(f"{runs.trained(record).method} ({record.name})", tuple(points))
+    for step, value in runs.curve(record, metric):
+        residues = at_step(seen, step)
+        if residues is not None and value < 100:  # what e to the power of it is still a number
+            points.append((residues, shown(value)))
+    return Series(f"{runs.trained(record, None).method} ({record.name})", tuple(points))
 
 
 def contact_maps(runs: Runs) -> list[Figure]:

@@ -19,7 +19,8 @@ def pretrained_scores(runs: Runs) -> Iterator[Score]:
 
 
 def _of_pretraining(runs: Runs, record: RunRecord) -> Iterator[Score]:
-    model = runs.trained(record)
+    judged = next((name for name in record.metrics if name.startswith("valid_") and "noiser" not in name), None)
+    model = runs.trained(record, _last_step(runs, record, judged))
     for name, value in record.metrics.items():
         group, _, metric = name.partition("/")
         family = re.fullmatch(r"contacts_(.+)", group)  # of `raypro contacts`, which has two prefixes
@@ -28,9 +29,15 @@ def _of_pretraining(runs: Runs, record: RunRecord) -> Iterator[Score]:
             yield Score(model, "pre-training", group.removeprefix("valid_"), "valid", metric, value, baselines=baselines)
         elif family and metric.startswith("contacts_"):
             floor = record.metrics.get(f"{group}/contacts_random_precision_{metric.split('_', 4)[-1]}")
-            about = replace(model, about=f"{record.name}, on {family[1]}")
+            about = replace(runs.trained(record, _last_step(runs, record, name)), about=f"{record.name}, on {family[1]}")
             baselines = () if floor is None else (("random ranking", floor),)
             yield Score(about, "pre-training", "contacts", "valid", metric.removeprefix("contacts_"), value, baselines=baselines)
+
+
+def _last_step(runs: Runs, record: RunRecord, metric: str | None) -> int | None:
+    """Return the step of the checkpoint that a metric was measured of last."""
+    points = runs.curve(record, metric) if metric else []
+    return points[-1][0] if points else None
 
 
 def _of_alignment(runs: Runs, record: RunRecord) -> Iterator[Score]:

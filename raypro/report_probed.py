@@ -1,13 +1,14 @@
 """What probes found in the vectors of pre-trained encoders (``probes.json``), as scores of the report."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import PurePath
 from typing import Any
 
 from raypro.evaluate.report_scores import Score, Trained
+from raypro.evaluate.report_tables import OWN_KINDS, own_task
 from raypro.mlflow_store import RunRecord
-from raypro.report_fields import encoder_of, mapping, number, numbers, overlap_of, pair
+from raypro.report_fields import encoder_of, mapping, number, numbers, overlap_of, pair, step_of
 from raypro.report_runs import Runs
 
 
@@ -23,11 +24,13 @@ def _of_probes(runs: Runs, record: RunRecord) -> Iterator[Score]:
     for step in sorted(runs.store.files(record.run_id, "probes")):
         latest |= {PurePath(path).name: path for path in runs.store.files(record.run_id, step)}
     for path in latest.values():
-        yield from _of_probe(runs, record, runs.store.json(record.run_id, f"{path}/probes.json"))
+        model = runs.trained(record, step_of(str(PurePath(path).parent)))
+        yield from _of_probe(model, record, runs.store.json(record.run_id, f"{path}/probes.json"))
 
 
-def _of_probe(runs: Runs, record: RunRecord, written: Mapping[str, Any]) -> Iterator[Score]:
-    model, task = runs.trained(record), str(written.get("probe", ""))
+def _of_probe(model: Trained, record: RunRecord, written: Mapping[str, Any]) -> Iterator[Score]:
+    probed = str(written.get("probe", ""))
+    task = own_task(probed) if probed in OWN_KINDS else probed
     name_of_data, fitted = PurePath(str(written.get("data", ""))).name, int(number(written.get("fitted_to")) or 0)
     on = f"{name_of_data}, fitted to {fitted:,}" if fitted else name_of_data
     data = {"data": name_of_data, "data_checksum": str(written.get("data_checksum", ""))[:12]}
@@ -38,18 +41,36 @@ def _of_probe(runs: Runs, record: RunRecord, written: Mapping[str, Any]) -> Iter
         name, probe = str(finding.get("representation")), str(finding.get("probe"))
         for split, metrics in mapping(finding.get("scores")).items():
             for metric, value in numbers(metrics).items():
-                low, high = pair(mapping(mapping(finding.get("intervals")).get(split)).get(metric))
+                low, high = _interval(finding, split, metric)
                 score = Score(model, "probe", task, split, metric, value, low, high, probe=probe, fitted=fitted, **data)
                 if name != own:
-                    yield replace(score, model=_rival(name, record, on, runs.link(record)))
+                    yield replace(score, model=_rival(name, record, model, on))
                     continue
-                rivals = [(f, numbers(mapping(mapping(f.get("scores")).get(split))).get(metric)) for f in findings if f is not finding]
-                known = [(str(f["representation"]), v) for f, v in rivals if v is not None and f.get("probe") == probe]
+                rivals = [f for f in findings if f is not finding and f.get("probe") == probe]
+                known, reaches = _beaten(rivals, split, metric)
                 chance = numbers(metrics).get("chance")
-                score = replace(score, overlap=overlap_of(overlaps.get(split)))
+                score = replace(score, overlap=overlap_of(overlaps.get(split)), reaches=reaches)
                 yield replace(score, baselines=(*known, *([("chance", chance)] if chance is not None and metric == "accuracy" else [])))
 
 
-def _rival(name: str, record: RunRecord, on: str, link: str) -> Trained:
-    method = f"Random weights, {encoder_of(record)}" if name == "random weights" else name[:1].upper() + name[1:]
-    return Trained(method, on, (record.run_id,), link, baseline=True)
+def _beaten(rivals: Sequence[Mapping[str, Any]], split: str, metric: str) -> tuple[list[tuple[str, float]], dict[str, float]]:
+    """Return what the baselines reach on a split, and half the width of the intervals that are known."""
+    known, reaches = [], {}
+    for finding in rivals:
+        name, value = str(finding.get("representation")), numbers(mapping(finding.get("scores")).get(split)).get(metric)
+        low, high = _interval(finding, split, metric)
+        known += [] if value is None else [(name, value)]
+        reaches |= {} if low is None or high is None else {name: (high - low) / 2}
+    return known, reaches
+
+
+def _interval(finding: Mapping[str, Any], split: str, metric: str) -> tuple[float | None, float | None]:
+    return pair(mapping(mapping(finding.get("intervals")).get(split)).get(metric))
+
+
+def _rival(name: str, record: RunRecord, model: Trained, on: str) -> Trained:
+    """Return a baseline of a probe; random weights of one size are another baseline than those of another."""
+    if name != "random weights":
+        return Trained(name[:1].upper() + name[1:], on, (record.run_id,), model.link, baseline=True)
+    shape = record.name if model.parameters is None else f"{model.parameters:,} parameters"
+    return Trained(f"Random weights, {encoder_of(record)}", f"{on}, {shape}", (record.run_id,), model.link, model.parameters, baseline=True)

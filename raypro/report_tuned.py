@@ -5,7 +5,6 @@ import io
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
-from pathlib import PurePath
 
 from raypro.evaluate.report_filling import chosen
 from raypro.evaluate.report_scores import Score, Trained, interval
@@ -19,17 +18,21 @@ from raypro.report_fields import (
     mapping,
     mean_of,
     minutes_of,
+    named_objective,
     number,
     numbers,
     objective_of,
+    one_a_seed,
     over_seeds,
     overlap_of,
     pair,
     parameters_of,
     shape_of,
+    step_of,
     sum_of,
 )
-from raypro.report_runs import Runs
+from raypro.report_runs import Runs, source_of
+from raypro.scoring import START
 from raypro.tasks.tape import TASKS
 
 AVERAGED = "their average"
@@ -44,11 +47,11 @@ def tuned_scores(runs: Runs) -> Iterator[Score]:
     found = list(_of_configurations(runs))
     untrained: dict[tuple[object, ...], list[Score]] = {}
     for record, score in found:
-        if _start(record) is None and not score.model.baseline:
+        if source_of(record) is None and not score.model.baseline:
             untrained.setdefault((shape_of(record), score.task, score.split, score.metric), []).append(score)
     for record, score in found:
         rivals = untrained.get((shape_of(record), score.task, score.split, score.metric))
-        if rivals and _start(record) is not None and not score.model.baseline:
+        if rivals and source_of(record) is not None and not score.model.baseline:
             rival = chosen(rivals)
             low, high = interval(rival)
             reaches = {} if low is None or high is None else {NOT_PRETRAINED: (high - low) / 2}
@@ -56,43 +59,51 @@ def tuned_scores(runs: Runs) -> Iterator[Score]:
         yield score
 
 
+def repeated_runs(runs: Runs) -> set[str]:
+    """Return the ids of fine-tuning runs that a newer one of the same configuration and seed stands for."""
+    return {run.run_id for same in _configurations(runs) for run in same} - {
+        run.run_id for same in _configurations(runs) for run in one_a_seed(same)
+    }
+
+
+def _configurations(runs: Runs) -> list[list[RunRecord]]:
+    """Return the runs of each configuration, the oldest first, that with the newest run last."""
+    alike = [list(same) for _, same in groupby(sorted(runs.fine_tuned, key=configuration), key=configuration)]
+    return sorted(alike, key=lambda same: same[-1].started_ms)
+
+
 def _of_configurations(runs: Runs) -> Iterator[tuple[RunRecord, Score]]:
     """Yield the scores of each configuration with one of its runs: of a sweep as they are, of several seeds their means."""
-    for _, alike in groupby(sorted(runs.fine_tuned, key=configuration), key=configuration):
-        same = list(alike)
+    for same in map(one_a_seed, _configurations(runs)):
         if "axes" in same[0].tags:
             yield from ((same[0], score) for score in _of_sweep(runs, same[0]))
         else:
             yield from ((same[0], score) for score in over_seeds([list(_of_run(runs, run)) for run in same]))
 
 
-def _start(record: RunRecord) -> str | None:
-    start = record.params.get("start", "None")
-    return None if start == "None" else start
-
-
 def _model(runs: Runs, record: RunRecord, seeds: Sequence[RunRecord]) -> Trained:
     """Return the model of a fine-tuning run or sweep, whose weights were trained by ``seeds``."""
-    start, frozen = _start(record), record.params.get("frozen") == "True"
-    place = PurePath(start or "")  # a run's checkpoint is a folder step_... in the run's, an imported encoder a folder of its own
-    source = place.parent.name if place.name.startswith("step_") else place.name
-    before = next((r for r in reversed(runs.pretrained) if r.name == source), None) if start else None
-    objective = None if start is None else objective_of(before) if before else "pre-trained"
-    tokens = mean_of([run.metrics.get("train/tokens") for run in seeds])
-    minutes = mean_of([minutes_of(run) for run in seeds])
-    if start:
-        tokens = sum_of(tokens, before.metrics.get("train/tokens") if before else None)
-        minutes = sum_of(minutes, minutes_of(before) if before else None)
+    source, before = source_of(record), runs.origin(record)
+    start = runs.trained(before, step_of(record.params["start"])) if before else None
+    objective = None
+    if source is not None:
+        objective = objective_of(before) if before else named_objective(record.tags.get(f"{START}objective", "pre-trained"))
+    residues, minutes = mean_of([run.metrics.get("train/residues") for run in seeds]), mean_of([minutes_of(run) for run in seeds])
+    if source is not None:
+        residues, minutes = (sum_of(residues, start.residues), sum_of(minutes, start.minutes)) if start else (None, None)
+    frozen = record.params.get("frozen") == "True"
     return Trained(
         method_name(objective, encoder_of(record), frozen, before is not None and equal_time_of(before)),
-        ", ".join(filter(None, [f"from {runs.trained(before).about if before else source}" if start else "", _label(runs, record)])),
+        ", ".join(filter(None, [f"from {start.about if start else source}" if source is not None else "", _label(runs, record)])),
         (record.run_id, *(run.run_id for run in seeds if run is not record)),
         runs.link(record),
         parameters_of(record),
-        tokens,
+        residues,
         minutes,
-        before.tags.get("corpus", "") if before else "",
-        before.tags.get("corpus_checksum", "") if before else "",
+        start.corpus if start else "",
+        start.checksum if start else record.tags.get(f"{START}corpus_checksum", ""),
+        pretrained=source is not None,
+        trials=int(number(record.tags.get("trials")) or 1),
     )
 
 
@@ -113,7 +124,7 @@ def _of_run(runs: Runs, record: RunRecord) -> Iterator[Score]:
             low, high = pair(mapping(intervals.get(split)).get(metric))
             others = {name: numbers(mapping(by_split).get(split)).get(metric) for name, by_split in baselines.items()}
             rivals = tuple((name, known) for name, known in others.items() if known is not None)
-            score = Score(model, "fine-tuning", data.task, split, metric, value, low, high, baselines=rivals, chosen_by=chosen_by)
+            score = Score(model, "fine-tuning", data.measured, split, metric, value, low, high, baselines=rivals, chosen_by=chosen_by)
             score = replace(score, overlap=overlap, in_train=leaked, data=data.name, data_checksum=data.checksum)
             yield score
             yield from _baseline_rows(score, record, _label(runs, record))
@@ -133,7 +144,7 @@ def _of_sweep(runs: Runs, record: RunRecord) -> Iterator[Score]:
         known = {name: number(cell) for name, cell in list(row.items())[5:] if name and name != AVERAGED}
         rivals = tuple((name, figure) for name, figure in known.items() if figure is not None)
         many = int(number(row.get("runs")) or 1)
-        score = Score(model, "fine-tuning", data.task, split, row.get("metric") or "", value, None, None, deviation, many)
+        score = Score(model, "fine-tuning", data.measured, split, row.get("metric") or "", value, None, None, deviation, many)
         score = replace(score, baselines=rivals, chosen_by=chosen_by, overlap=overlap_of(overlaps.get(split)))
         score = replace(score, in_train=data.in_train.get(split, 0), data=data.name, data_checksum=data.checksum)
         yield score
@@ -141,7 +152,9 @@ def _of_sweep(runs: Runs, record: RunRecord) -> Iterator[Score]:
 
 
 def _baseline_rows(score: Score, record: RunRecord, label: str) -> Iterator[Score]:
-    """Yield a score's baselines as scores of their own."""
+    """Yield a score's baselines as scores of their own; validation chose none of them."""
     for name, value in score.baselines:
         model = Trained(name[:1].upper() + name[1:], label, (record.run_id,), score.model.link, baseline=True)
-        yield replace(score, model=model, value=value, low=None, high=None, deviation=None, seeds=1, baselines=(), overlap=None)
+        yield replace(
+            score, model=model, value=value, low=None, high=None, deviation=None, seeds=1, baselines=(), overlap=None, chosen_by=None
+        )

@@ -19,12 +19,16 @@ from raypro.core import checkpoint
 from raypro.data.corpus import Corpus, Overlap
 from raypro.data.labelled import Examples, LabelledData
 from raypro.data.labelled_source import Embedded
+from raypro.delivery import Sent
 from raypro.evaluate import task_plots
 from raypro.evaluate.plots import save
 from raypro.finetuning import FineTuned
+from raypro.home import RUN_FILE
 from raypro.outbox import Outbox
 
 PICTURES, PREDICTIONS = "pictures", "predictions"
+START = "start_"
+"""Beginning of the tags that say what an encoder was before it was fine-tuned."""
 Metrics = dict[str, float]
 
 
@@ -121,6 +125,34 @@ def said_overlaps(overlaps: Mapping[str, Overlap]) -> list[str]:
         f"{split}: of {o.rows:,} sequences the corpus of the encoder holds {o.identical:,}, and near duplicates of {o.near:,} others"
         for split, o in overlaps.items()
     ]
+
+
+def tags_of_start(start: str | Path | None) -> dict[str, str]:
+    """Return tags that say which pre-training a checkpoint is of: ``start_run_id`` of MLflow, ``start_corpus_checksum``,
+    ``start_objective`` and ``start_step``.
+
+    What is not known is left out: the id of a run that MLflow has not got yet, anything of an imported encoder but its step.
+    """
+    if start is None:
+        return {}
+    folder = Path(start)
+    about, run = (_json_object(path) for path in (folder / checkpoint.MODEL_FILES[1], folder.parent / RUN_FILE))
+    experiment, sent = about.get("experiment") or {}, Sent.load(folder.parent)
+    found = {
+        "run_id": sent.run_id if sent else None,
+        "corpus_checksum": str(run.get("data_checksum", ""))[:12] if "objective" in experiment else None,
+        "objective": (experiment.get("objective") or {}).get("kind"),
+        "step": about.get("step"),
+    }
+    return {f"{START}{name}": str(value) for name, value in found.items() if value not in (None, "")}
+
+
+def _json_object(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def score_and_report(model: FineTuned, data: LabelledData, run: Path, outbox: Outbox) -> Scores:

@@ -15,7 +15,7 @@ from raypro.cluster import compare_objectives as module
 from raypro.cluster import comparing
 from raypro.cluster.compare_objectives import ObjectiveComparison, compare_objectives, fine_tune_all
 from raypro.cluster.comparing import Pretrained, measure_leakage, run_once
-from raypro.cluster.objectives_table import MARK, TUNED, Competitor, Measured, Score, report, scores_of_probe
+from raypro.cluster.objectives_table import MARK, TUNED, UNCLEAR, Competitor, Measured, Score, report, scores_of_probe
 from raypro.config import InputError
 from raypro.core import checkpoint
 from raypro.core.noiser import GRUNoiserShape
@@ -125,8 +125,17 @@ def test_each_representation_is_judged_by_its_probe_that_is_best_on_validation()
     assert (score.split, score.metric, score.method) == ("test", "accuracy", "logistic regression (k = 5)")
     assert score.reached == Measured(0.50, 0.45, 0.55)
     assert {name: measured.value for name, measured in score.baselines.items()} == {"random weights (mlm)": 0.30, "one-hot": 0.40}
-    assert score.best_baseline == "one-hot" and score.better and str(score) == "0.500 (0.450 to 0.550)"
+    assert score.best_baseline == "one-hot" and score.verdict == "better" and str(score) == "0.500 (0.450 to 0.550)"
     assert str(replace(score, reached=Measured(0.4, 0.3, 0.5))).endswith(MARK)  # as good as its baseline is not better
+    assert str(replace(score, reached=Measured(0.47, 0.42, 0.52))).endswith(UNCLEAR)  # ahead by 0.07, and hypot(0.05, 0.05) = 0.071
+    assert replace(score, reached=Measured(0.48, 0.43, 0.53)).verdict == "better"
+
+
+def test_two_seeds_have_a_wide_interval_and_none_where_both_are_the_same() -> None:
+    assert Measured(0.5, deviation=0.02, seeds=2).reach == pytest.approx(
+        12.7062 * 0.02 / 2**0.5, rel=1e-5
+    )  # Student's t, one degree of freedom
+    assert Measured(0.5, deviation=0.0, seeds=3).reach == float("inf") and Measured(0.5).reach == 0
 
 
 def test_the_tables_state_costs_figures_and_baselines(tmp_path: Path) -> None:
@@ -147,14 +156,14 @@ def test_the_tables_state_costs_figures_and_baselines(tmp_path: Path) -> None:
     tokens, time = text.split("## Equal time")
     n = sum(p.numel() for p in TINY.build().parameters())
     assert f"| mlm | MLM | Transformer | {n:,} |" in tokens and "| 6 | 1,234 | 1.5 |" in tokens
-    assert "| mlm | 0.600 (0.500 to 0.700) |" in tokens and "| one-hot | 0.550 |" in tokens
+    assert f"| mlm | 0.600 (0.500 to 0.700) {UNCLEAR} |" in tokens and "| one-hot | 0.550 |" in tokens
     assert f"| mlm | 0.500 (0.400 to 0.600) {MARK} | 0.800 ± 0.020 {MARK} |" in time
     assert "| cpcprot | 0.700 (0.600 to 0.800) |  |" in time and "| random |  | 0.900 |" in time and "- valid: 10 of 20 sequences" in time
     rows = list(csv.DictReader((tmp_path / "table.csv").open()))
-    assert [(row["setting"], row["run"], float(row["value"]), row["better"]) for row in rows[:3]] == [
-        ("equal tokens", "mlm", 0.6, "True"),
-        ("equal time", "mlm", 0.5, "False"),
-        ("equal time", "cpcprot", 0.7, "True"),
+    assert [(row["setting"], row["run"], float(row["value"]), row["verdict"]) for row in rows[:3]] == [
+        ("equal tokens", "mlm", 0.6, "unclear"),
+        ("equal time", "mlm", 0.5, "not better"),
+        ("equal time", "cpcprot", 0.7, "better"),
     ]
     assert (rows[3]["how"], rows[3]["seeds"], rows[3]["baseline: random"], rows[3]["baseline: one-hot"]) == (TUNED, "3", "0.9", "")
     assert (tmp_path / "comparison.png").stat().st_size > 10_000
@@ -181,7 +190,7 @@ def test_every_encoder_is_fine_tuned_beside_random_weights_of_its_shape(monkeypa
         "tried-wide-tokens-regression": (str(done.checkpoint), other),
     }
     assert [list(score.baselines) for score in scores] == [["random weights (mlm, adversarial)"]] * 2 + [["random weights (wide)"]]
-    assert all(score.better and score.reached.value == 0.5 and score.how == TUNED for score in scores)
+    assert all(score.verdict == "better" and score.reached.value == 0.5 and score.how == TUNED for score in scores)
 
 
 def pretrain_here(experiment: Experiment, resume: bool) -> None:

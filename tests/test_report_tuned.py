@@ -1,19 +1,27 @@
 """What the report reads of fine-tuning runs and sweeps: their data, what they have to beat, and what the splits share with training."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import nn
 
 from raypro.config import to_plain
+from raypro.core import checkpoint
+from raypro.delivery import Sent
 from raypro.evaluate.report_scores import Score, verdict
 from raypro.mlflow_store import RunRecord
 from raypro.report_data import TaskData, labels, task_data
 from raypro.report_runs import Runs
-from raypro.report_tuned import tuned_scores
+from raypro.report_tuned import repeated_runs, tuned_scores
+from raypro.scoring import tags_of_start
 from tests.label_files import run as import_files
 from tests.label_files import to_csv
+
+CURVES = {"train/residues": [(10, 1000.0), (20, 2000.0)], "train/minutes": [(10, 5.0), (20, 10.0)]}
+"""What every pre-training run of these tests logged."""
 
 
 class Files:
@@ -28,6 +36,9 @@ class Files:
 
     def json(self, run_id: str, path: str) -> dict[str, Any]:
         return json.loads(self.bytes(run_id, path) or b"{}")
+
+    def curve(self, run_id: str, metric: str) -> list[tuple[int, float]]:
+        return CURVES.get(metric, []) if run_id.startswith("mlm") else []
 
 
 def record(name: str, params=(), tags=(), metrics=(), **fields) -> RunRecord:
@@ -77,6 +88,83 @@ def test_both_intervals_count_where_the_baseline_was_trained_too(value, said):
 def test_the_run_that_an_encoder_is_from_says_what_was_held_equal():
     found = on_test([BEFORE, tuned("tuned", START)], {"tuned": scores(0.5, 0.4, 0.6)})
     assert (found["tuned"].model.method, found["tuned"].model.about) == ("MLM, Transformer", "from mlm, equal tokens")
+
+
+def test_residues_and_minutes_are_those_of_the_checkpoint_that_was_taken():
+    own = {"train/residues": 50.0, "train/minutes": 1.0}
+    records = [BEFORE, replace(tuned("early", START), metrics=own), replace(tuned("late", "/home/runs/mlm/step_00000020"), metrics=own)]
+    found = on_test([*records, replace(tuned("scratch"), metrics=own)], {n: scores(0.5, 0.4, 0.6) for n in ("early", "late", "scratch")})
+    assert {n: (s.model.residues, s.model.minutes) for n, s in found.items()} == {
+        "early": (1050, 6),
+        "late": (2050, 11),
+        "scratch": (50, 1),
+    }
+
+
+OTHER = {"kind": "Experiment", "objective.kind": "CPC", "encoder.kind": "CPCProtShape"}
+TWIN = replace(record("mlm-2", OTHER, {"corpus_checksum": "c2"}), name="mlm")
+
+
+def origin(tags: dict[str, str], *records: RunRecord) -> RunRecord | None:
+    return Runs(Files({}), records).origin(tuned("tuned", START, tags))  # type: ignore[arg-type]
+
+
+def test_of_two_runs_of_one_name_the_id_decides_or_what_was_logged_of_the_start():
+    assert origin({"start_run_id": "mlm-2"}, BEFORE, TWIN) is TWIN and origin({"start_run_id": "mlm"}, BEFORE, TWIN) is BEFORE
+    assert origin({"start_objective": "CPC"}, BEFORE, TWIN) is TWIN and origin({"start_corpus_checksum": "c2"}, BEFORE, TWIN) is TWIN
+    assert origin({}, BEFORE, TWIN) is None and origin({}, BEFORE) is BEFORE
+    assert origin({"start_run_id": "gone"}, BEFORE) is None and origin({"start_corpus_checksum": "c3"}, BEFORE, TWIN) is None
+
+
+def test_what_is_not_sure_of_the_start_stays_empty():
+    known = {"start_objective": "PMLM", "start_corpus_checksum": "c3"}
+    model = on_test([BEFORE, TWIN, tuned("tuned", START, known)], {"tuned": scores(0.5, 0.4, 0.6)})["tuned"].model
+    assert (model.method, model.about, model.checksum) == ("PMLM, Transformer", "from mlm", "c3")
+    assert (model.residues, model.minutes, model.corpus, model.pretrained) == (None, None, "", True)
+
+
+def test_the_start_is_found_among_runs_that_are_not_shown():
+    runs = Runs(Files({"tuned": scores(0.5, 0.4, 0.6)}), [tuned("tuned", START)], elsewhere=[BEFORE])  # type: ignore[arg-type]
+    assert {s.model.method for s in tuned_scores(runs) if not s.model.baseline} == {"MLM, Transformer"} and runs.pretrained == []
+
+
+def test_a_seed_that_was_run_twice_counts_once_the_newest():
+    records = [tuned(name, seed=seed) for name, seed in (("first", "0"), ("again", "0"), ("other", "1"))]
+    files = {"first": scores(0.1, 0.0, 0.2), "again": scores(0.4, 0.3, 0.5), "other": scores(0.6, 0.5, 0.7)}
+    [mean] = on_test(records, files).values()
+    assert (mean.value, mean.seeds, mean.model.run_ids) == (0.5, 2, ("again", "other"))
+    assert repeated_runs(Runs(Files(files), records)) == {"first"}  # type: ignore[arg-type]
+    [alone] = on_test(records[:2], files).values()
+    assert (alone.value, alone.seeds, alone.deviation, alone.low) == (0.4, 1, None, 0.3)
+
+
+@pytest.mark.parametrize("tag", ["equal time", "equal tokens", None])
+def test_what_was_held_equal_is_said_by_the_tag_and_by_no_name(tag: str | None):
+    before = replace(BEFORE, tags={"held equal": tag} if tag else {})
+    before, start = replace(before, name="mlm-equal-time"), "/home/runs/mlm-equal-time/step_00000010"
+    [model] = [s.model for s in on_test([before, tuned("tuned", start)], {"tuned": scores(0.5, 0.4, 0.6)}).values()]
+    assert model.method == ("MLM, Transformer, equal time" if tag == "equal time" else "MLM, Transformer")
+
+
+def test_fine_tuning_logs_which_pre_training_it_began_with(tmp_path: Path):
+    start = tmp_path / "mlm" / "step_00000010"
+    checkpoint.save(start, nn.Linear(1, 1), {"kind": "Experiment", "objective": {"kind": "MLM"}}, 10, {})
+    assert tags_of_start(start) == {"start_objective": "MLM", "start_step": "10"}
+    (start.parent / "run.json").write_text(json.dumps({"experiment": {}, "data_checksum": "0123456789abcdef"}))
+    Sent("sqlite:///x", "pretraining", "mlm", 0, run_id="77").save(start.parent)
+    known = {"start_run_id": "77", "start_corpus_checksum": "0123456789ab", "start_objective": "MLM", "start_step": "10"}
+    assert tags_of_start(start) == tags_of_start(str(start)) == known
+    assert tags_of_start(None) == tags_of_start(tmp_path / "nothing") == {}
+
+
+def test_data_of_ones_own_are_told_by_their_kind_where_it_is_known_that_they_are_of_no_paper():
+    regression = {"task.kind": "Regression"}
+    own = task_data(record("r", regression, {"data": "wells", "data_task": ""}), {})
+    assert (own.task, own.own, own.measured) == ("regression", True, "own regression")
+    assert task_data(record("r", regression, {"data": "wells"}), {"options": '{"task": null}'}).measured == "own regression"
+    assert task_data(record("r", regression, {"data": "wells"}), {}).measured == ""  # of an older raypro: it may be stability
+    assert task_data(record("r", regression, {"data": "wells", "data_task": "stability"}), {}).measured == "stability"
+    assert labels([own, replace(own, name="other", checksum="x")]) == {own: "", replace(own, name="other", checksum="x"): ""}
 
 
 def test_a_sweep_says_what_the_corpus_holds_of_the_split():

@@ -15,13 +15,14 @@ from rich.table import Table
 from raypro.cluster.comparing import Pretrained, markdown
 from raypro.evaluate import comparison_plots
 from raypro.evaluate.plots import save
+from raypro.evaluate.report_scores import Verdict, judge, reach_of_mean
 from raypro.experiment import Experiment
 from raypro.outbox import Outbox
 from raypro.sweep_report import Spread
 
 PROBED, TUNED = "probe", "fine-tuned"
-MARK = "†"
-"""Stands behind a figure that is not better than the best of its baselines."""
+MARK, UNCLEAR = "†", "≈"
+"""Stand behind a figure that is not better than the best of its baselines, or not by more than the intervals of both reach."""
 UNTRAINED = "random weights"
 SHOWN_COSTS = ["run", "parameters", "steps", "residues", "minutes"]
 """What a terminal shows of the costs; the files hold all."""
@@ -64,6 +65,14 @@ class Measured:
         """Return the mean over seeds."""
         return cls(spread.mean, deviation=spread.deviation, seeds=spread.runs)
 
+    @property
+    def reach(self) -> float:
+        """Half the width of the 95 % interval; 0 where it is not known, infinite of seeds that are all the same to the last digit."""
+        if self.seeds > 1:
+            known = reach_of_mean(self.deviation, self.seeds)
+            return math.inf if known is None else known
+        return 0.0 if math.isnan(self.low) else (self.high - self.low) / 2
+
     def __str__(self) -> str:
         if not math.isnan(self.low):
             return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
@@ -98,12 +107,13 @@ class Score:
         return max(self.baselines, key=lambda name: self.baselines[name].value)
 
     @property
-    def better(self) -> bool:
-        """Whether it is above all its baselines; a difference within the intervals may be chance all the same."""
-        return self.reached.value > self.baselines[self.best_baseline].value
+    def verdict(self) -> Verdict:
+        """Whether it is better than the best of its baselines, as the report judges it."""
+        best = self.baselines[self.best_baseline]
+        return judge(self.reached.value, best.value, self.reached.reach, best.reach)
 
     def __str__(self) -> str:
-        return str(self.reached) if self.better else f"{self.reached} {MARK}"
+        return " ".join(filter(None, [str(self.reached), {"not better": MARK, "unclear": UNCLEAR}.get(self.verdict, "")]))
 
 
 def scores_of_probe(competitor: Competitor, said: Mapping[str, Any], untrained: str) -> list[Score]:
@@ -163,14 +173,17 @@ def report(
         lines += [f"## {setting.capitalize()}", ""]
         for (columns, rows), shown, title in (
             (costs, SHOWN_COSTS, "pre-training"),
-            (reached, reached[0], f"95 % intervals; {MARK}: not better than the best baseline"),
+            (reached, reached[0], f"95 % intervals; {MARK}: not better than the best baseline, {UNCLEAR}: not clearly"),
         ):
             lines += [*markdown(columns, rows), ""]
             table = Table(*shown, title=f"{name}, {setting}: {title}", title_justify="left")
             for row in rows:
                 table.add_row(*(cell for column, cell in zip(columns, row, strict=True) if column in shown))
             console.print(table)
-    marked = f"{MARK} not better than the best of its baselines, the rows below the encoders; of random weights, those of its own shape"
+    marked = (
+        f"{MARK} not better than the best of its baselines, the rows below the encoders; of random weights, those of its own shape; "
+        f"{UNCLEAR} better, but by no more than the 95 % intervals of both reach"
+    )
     text = "\n".join([*lines, *(f"- {line}" for line in (marked, *notes))]) + "\n"
     (folder / "table.md").write_text(text)
     _write_csv(folder / "table.csv", competitors, scores)
@@ -228,7 +241,7 @@ def _write_csv(path: Path, competitors: Sequence[Competitor], scores: Sequence[S
     of = {(c.setting, c.label): c for c in competitors}
     names = list(dict.fromkeys(name for score in scores for name in score.baselines))
     about = ["setting", "run", "objective", "encoder", "parameters", "parameters_with_heads", "steps", "residues", "minutes"]
-    figures = ["how", "task", "split", "metric", "method", "value", "low", "high", "deviation", "seeds", "best_baseline", "better"]
+    figures = ["how", "task", "split", "metric", "method", "value", "low", "high", "deviation", "seeds", "best_baseline", "verdict"]
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow([*about, *figures, *(f"baseline: {name}" for name in names), "checkpoint"])
@@ -237,6 +250,6 @@ def _write_csv(path: Path, competitors: Sequence[Competitor], scores: Sequence[S
             kinds = (type(run.experiment.objective).__name__, type(run.experiment.encoder).__name__)
             costs = (*run.parameters, run.finished.steps, run.finished.residues, run.finished.seconds / 60)
             said = (score.how, score.task, score.split, score.metric, score.method)
-            exact = (reached.value, reached.low, reached.high, reached.deviation, reached.seeds, score.best_baseline, score.better)
+            exact = (reached.value, reached.low, reached.high, reached.deviation, reached.seeds, score.best_baseline, score.verdict)
             beaten = [score.baselines[name].value if name in score.baselines else "" for name in names]
             writer.writerow([score.setting, score.label, *kinds, *costs, *said, *exact, *beaten, run.finished.checkpoint])

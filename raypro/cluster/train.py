@@ -30,7 +30,7 @@ from raypro.home import RUN_FILE, run_folder
 from raypro.outbox import Outbox
 from raypro.pretraining import data_plan
 from raypro.provenance import versions
-from raypro.scoring import score_and_report
+from raypro.scoring import score_and_report, tags_of_start
 from raypro.settings import Workers
 from raypro.summary import conclude, encoder_size
 from raypro.tracking import Sender
@@ -279,7 +279,7 @@ def describe_labelled(outbox: Outbox, experiment: FineTuning, data: LabelledData
     """Log what a fine-tuning run reads."""
     start = experiment.start or f"random {type(experiment.encoder).__name__.removesuffix('Shape')}"
     tags = {"task": type(experiment.task).__name__, "start": start, "data": data.path.name, "data_task": data.task}
-    outbox.tags(tags | {"data_checksum": data.manifest.checksum[:12]})
+    outbox.tags(tags | tags_of_start(experiment.start) | {"data_checksum": data.manifest.checksum[:12]})
     for file in data.manifest.files:
         profile = {"sequences": file.rows, "residues": file.residues}
         outbox.dataset(data.path.name, data.manifest.checksum[:32], str(data.path), profile, file.split)

@@ -94,3 +94,8 @@ PUBLISHED: tuple[Published, ...] = (
     ),
 )
 """Every figure, those of a table together."""
+
+
+def parameters_of(paper: str, row: str) -> float | None:
+    """Return the number of parameters of a published row's encoder; None where it was not seen."""
+    return _PARAMETERS.get(paper, {}).get(row)

@@ -32,13 +32,13 @@ SAME_METHOD: Mapping[tuple[str, str], str] = {
     (TAPE, "UniRep"): "Next token, UniRep",
     (CPCPROT, "CPCProt"): "CPCProt",
 }
-"""(Paper, published row) -> our method; whatever else is published has a row of its own."""
+"""(Paper, published row) -> our method; whatever else is published has a row of its own. Sizes and corpora may differ: the page says so."""
 
 
 def fill(table: Table, scores: Iterable[Score], figures: Sequence[Published] = PUBLISHED) -> list[Row]:
     """Return the rows of a table: ours, those with most figures first, the baselines on the same data, then what is published alone.
 
-    Of several configurations of one method in one cell validation chooses, and the others are counted (:attr:`Score.others`).
+    Of several configurations of one method in one cell validation chooses, where it can (:func:`chosen`), and the others are counted.
     """
     cells: dict[tuple[str, str, bool], dict[str, list[Score]]] = {}
     for score in scores:
@@ -72,9 +72,12 @@ def _data(score: Score) -> tuple[str, str]:
 
 
 def chosen(found: Sequence[Score]) -> Score:
-    """Return the one of several configurations that is best on validation; of equal ones the last."""
-    best = max(reversed(found), key=lambda score: float("-inf") if score.chosen_by is None else score.chosen_by)
-    return replace(best, others=len(found) - 1)
+    """Return one of several configurations, the oldest first: the best on validation if that is known of all of them, else the newest."""
+    known = [score.chosen_by for score in found if score.chosen_by is not None]
+    if len(known) < len(found):
+        return replace(found[-1], others=len(found) - 1, chosen_by=None)
+    best = max(reversed(range(len(found))), key=known.__getitem__)
+    return replace(found[best], others=len(found) - 1)
 
 
 def _published_rows(table: Table, figures: Sequence[Published]) -> dict[str, dict[str, Published]]:

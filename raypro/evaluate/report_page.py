@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from html import escape
 from itertools import groupby
 
-from raypro.evaluate.published import Published
+from raypro.evaluate.published import Published, parameters_of
 from raypro.evaluate.report_filling import Row
 from raypro.evaluate.report_rows import said_in_train, shown, table_section
 from raypro.evaluate.report_scores import Score, best_baseline, interval, verdict
@@ -48,6 +48,8 @@ class Report:
     """The tables, filled."""
     figures: tuple[tuple[str, tuple[Figure, ...]], ...]
     """(Section, its figures)."""
+    linked: bool = False
+    """Whether figures lead to the runs' pages."""
     left_out: tuple[str, ...] = ()
     """Runs that no table shows, each with why."""
 
@@ -89,8 +91,10 @@ def _csv_cell(column: Column, score: Score | None, published: Published | None) 
         "baseline": known[1] if known else None,
         "baseline_name": known[0] if known else None,
         "verdict": verdict(score, column.higher) if score else None,
+        "trials": score.model.trials if score else None,
         "parameters": score.model.parameters if score else None,
-        "tokens": score.model.tokens if score else None,
+        "published_parameters": parameters_of(published.paper, published.row) if published else None,
+        "residues": score.model.residues if score else None,
         "minutes": score.model.minutes if score else None,
         "checksum": score.model.checksum if score else None,
         "data_checksum": score.data_checksum if score else None,
@@ -116,25 +120,35 @@ def _opening(report: Report) -> str:
         f'Made {escape(report.made)} from the runs in <span class="sans">{escape(report.store)}</span>.</p>'
         f'<dl class="counts">{counts}</dl></header>'
         f'<section id="summary"><h2>In short</h2>{_summary(report)}</section>'
-        f"<section><h2>How to read the tables</h2>{LEGEND}</section>"
+        f"<section><h2>How to read the tables</h2>{_legend(report.linked)}</section>"
         f'<nav aria-label="Contents"><h2>Contents</h2><ol>{"".join(contents)}</ol></nav>'
     )
 
 
 LEGEND = """<ul class="plain">
-<li>Every row is a method, every figure a link to its run. Beneath it: its 95 % interval, or the number of seeds that mean and deviation
-are of.</li>
+<li>Every row is a method. WHERE Beneath a figure: its 95 % interval; of a mean ± deviation over seeds that of the mean, by Student's
+t, and the number of seeds. <span class="sans">best of 12 trials</span>: of a sweep, chosen by validation;
+<span class="sans">newest of 2</span>: nothing chose between them.</li>
 <li><span class="poor">▾ not better</span> than the strongest baseline that the run was set beside, which is named with its figure;
-<span class="soft">≈ not clearly better</span>: the intervals reach that far. What has neither mark is better, or had no
+<span class="soft">≈ not clearly better</span>: the intervals of both reach that far. What has neither mark is better, or had no
 baseline. <span class="sans">not pre-trained</span>: the same encoder from random weights, fine-tuned on the same data.</li>
 <li><span class="sans">equal tokens</span>, <span class="sans">equal time</span>: runs of a comparison that were held to the same number
 of residues, or to the same minutes. Compare each with its like.</li>
-<li><em>Rows in italics</em> are those baselines, and what is only published. An empty cell was not run, or was not seen in the paper.</li>
-<li>Tokens and time are those of all training that the weights have seen, pre-training and fine-tuning; of several seeds the mean.</li>
-<li><span class="sans">in corpus</span>: sequences of the test split that the pre-training corpus holds, identical + nearly so, where
-they were counted. <span class="sans poor">in train</span>: sequences of the test split that the task's own training data hold, so that
-the figure is too good.</li>
+<li><em>Rows in italics</em> are those baselines, and what is only published. An empty cell was not run, or was not seen in the paper. A
+published figure beside ours is of the same method, not of the same model: its encoder may be larger (the size stands beneath it), and the
+authors trained it on a corpus of theirs.</li>
+<li>Residues and time are those of the pre-training up to the checkpoint that was taken, and of fine-tuning; of several seeds the mean. What
+an adversarial run's noiser learned from are no residues seen, but its time counts.</li>
+<li><span class="sans">in corpus</span>: sequences of the test split that the pre-training corpus holds, identical + nearly so;
+<span class="sans">overlap not measured</span>: nobody has looked (<span class="sans">raypro corpus overlap</span>, before the run).
+<span class="sans poor">in train</span>: sequences of the test split that the task's own training data hold, so that the figure is too
+good.</li>
 <li>A click on the head of a column sorts; so does Enter on it.</li></ul>"""
+
+
+def _legend(linked: bool) -> str:
+    where = "Every figure of ours leads to its run." if linked else "The run of each figure is named at the end of its row."
+    return LEGEND.replace("WHERE", where)
 
 
 def _summary(report: Report) -> str:
@@ -170,7 +184,7 @@ def _judged(table: Table, column: Column, score: Score) -> str:
     kind, sign = {"better": ("good", "✓"), "unclear": ("soft", "≈"), "not better": ("poor", "▾")}[said]
     what = (
         column.name
-        if table.stage == "fine-tuning"
+        if table.stage == "fine-tuning" or column.alone
         else f"{table.short or table.name}: {column.name}"
         if len(table.columns) > 1
         else table.name

@@ -3,18 +3,21 @@
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from raypro.evaluate.published import Published
+from raypro.evaluate.published import Published, parameters_of
 from raypro.evaluate.report_figures import short
 from raypro.evaluate.report_filling import Row
-from raypro.evaluate.report_scores import Score, Trained, best_baseline, verdict
-from raypro.evaluate.report_tables import Column, Table
+from raypro.evaluate.report_scores import Score, Trained, best_baseline, interval, verdict
+from raypro.evaluate.report_tables import OWN, Column, Table
 
+CONTRAST = "contrastive"
+"""The one probe whose sequences are the corpus' own, held out."""
 SIGNS = {"better": ("", ""), "unclear": ("≈", "not clearly better than"), "not better": ("▾", "not better than"), "": ("", "")}
 
 
 def table_section(table: Table, rows: Sequence[Row]) -> str:
     """Return a table with its title, as a section of the page."""
-    head = f'<section id="{table.key}"><h3 id="{table.key}-title">{escape(table.name)}</h3><p class="soft">{escape(table.about)}</p>'
+    about = f'<p class="soft">{escape(table.about)} {_notes(table)}</p>'
+    head = f'<section id="{table.key}"><h3 id="{table.key}-title">{escape(table.name)}</h3>{about}'
     if not rows:
         return f"{head}<p><em>Not run yet.</em></p></section>"
     both = {column.name for column in table.columns if any(column.name in row.published for row in rows)}
@@ -22,6 +25,22 @@ def table_section(table: Table, rows: Sequence[Row]) -> str:
     body = "".join(_row(table, row, both, unused) for row in rows)
     box = f'<div class="scroll" tabindex="0" role="region" aria-labelledby="{table.key}-title">'
     return f"{head}{box}<table>{_table_head(table, both, unused)}<tbody>{body}</tbody></table></div></section>"
+
+
+def _notes(table: Table) -> str:
+    """Return what a reader of a table has to know of its figures: whether the paper's were at hand, and where intervals are missing."""
+    notes = []
+    if table.paper != OWN:
+        known = [column.name for column in table.columns if column.published]
+        if not known:
+            notes.append("None of the paper's figures for it was at hand.")
+        elif len(known) < len(table.columns):
+            notes.append(f"Of the paper's figures those of {len(known)} of its {len(table.columns)} columns were at hand.")
+    if table.stage == "pre-training":
+        notes.append(
+            "One run each, and means over all residues without their spread: there is no interval, and marks go by the figures alone."
+        )
+    return " ".join(notes)
 
 
 def _table_head(table: Table, both: set[str], unused: set[str]) -> str:
@@ -36,7 +55,7 @@ def _table_head(table: Table, both: set[str], unused: set[str]) -> str:
             kind = "unused" if column.name in unused else ""
             top.append(_sorter(place, column.name, first, rows=2 if both else 1, kind=kind))
             place += 1
-    for name in ("parameters", "tokens", "time, min"):
+    for name in ("parameters", "residues seen", "time, min"):
         top.append(_sorter(place, name, "ascending", rows=2 if both else 1))
         place += 1
     span = ' rowspan="2"' if both else ""
@@ -61,20 +80,26 @@ def _row(table: Table, row: Row, both: set[str], unused: set[str]) -> str:
     cells = [f'<th scope="row">{escape(row.method)}{about}</th>']
     for column in table.columns:
         if column.name in both:
-            cells.append(_published(column, row.published.get(column.name)))
+            cells.append(_published(column, row.published.get(column.name), beside=bool(row.scores)))
         cells.append('<td class="unused"></td>' if column.name in unused else _ours(column, row.scores.get(column.name)))
     models = [score.model for score in row.scores.values() if not score.model.baseline]
-    cells += [_range(values) for values in _costs(models)]
+    costs = _costs(models)
+    if not row.scores:  # of what is only published, the size of its encoder
+        sizes = {parameters_of(table.paper, figure.row) for figure in row.published.values()}
+        costs[0] = sorted(size for size in sizes if size is not None)
+    cells += [_range(values) for values in costs]
     cells.append(f'<td class="text">{_places(row.scores.values())}</td>')
     return f'<tr class="{kind}">{"".join(cells)}</tr>'
 
 
-def _published(column: Column, figure: Published | None) -> str:
+def _published(column: Column, figure: Published | None, beside: bool) -> str:
+    """Return the cell of a published figure; ``beside`` one of ours it says that encoder and corpus are the authors'."""
     if figure is None:
         return '<td class="published"></td>'
-    return (
-        f'<td class="published" data-value="{figure.value}" title="{escape(figure.source)}">{figure.value:.{min(column.digits, 2)}f}</td>'
-    )
+    size = parameters_of(figure.paper, figure.row)
+    about = f"<small>{short(size)}, authors’ corpus</small>" if beside and size else "<small>authors’ model</small>" if beside else ""
+    text = f"{figure.value:.{min(column.digits, 2)}f}{about}"
+    return f'<td class="published" data-value="{figure.value}" title="{escape(figure.source)}">{text}</td>'
 
 
 def _ours(column: Column, score: Score | None) -> str:
@@ -87,16 +112,7 @@ def _ours(column: Column, score: Score | None) -> str:
         text += f" ± {score.deviation:.{column.digits}f}"
     address = score.model.link
     linked = f'<a href="{escape(address)}">{text}</a>' if address.startswith(("http://", "https://")) else text
-    lines = []
-    if score.low is not None and score.high is not None:
-        lines.append(f"{shown(score.low, column)} to {shown(score.high, column)}")
-    if score.seeds > 1:
-        lines.append(f"{score.seeds} seeds")
-    if score.others:
-        lines.append(f"best of {score.others + 1} on validation")
-    if score.overlap and not score.model.baseline:
-        lines.append(f"in corpus: {score.overlap[0]:,} + {score.overlap[1]:,}")
-    small = "".join(f"<small>{escape(line)}</small>" for line in lines)
+    small = "".join(f"<small>{escape(line)}</small>" for line in _beneath(column, score))
     if score.in_train:
         small += f'<small class="poor">{said_in_train(score)}</small>'
     if sign and known:
@@ -104,6 +120,26 @@ def _ours(column: Column, score: Score | None) -> str:
         beaten = f'<span aria-hidden="true">{sign}</span><span class="hidden">{words}</span> {escape(known[0])} {shown(known[1], column)}'
         small = f'<small class="{kind}">{beaten}</small>{small}'
     return f'<td class="ours" data-value="{score.value}">{linked}{small}</td>'
+
+
+def _beneath(column: Column, score: Score) -> list[str]:
+    """Return what stands beneath a figure: its interval, what it was chosen from, and what pre-training has seen of the test."""
+    low, high = interval(score)
+    lines = [] if low is None or high is None else [f"{shown(low, column)} to {shown(high, column)}"]
+    if score.seeds > 1:
+        lines.append(f"{score.seeds} seeds")
+    if score.model.baseline:
+        return lines
+    if score.model.trials > 1:
+        lines.append(f"best of {score.model.trials} trials")
+    if score.others:
+        many = score.others + 1
+        lines.append(f"newest of {many}" if score.chosen_by is None else f"best of {many} on validation")
+    if score.overlap:
+        lines.append(f"in corpus: {score.overlap[0]:,} + {score.overlap[1]:,}")
+    elif score.model.pretrained and score.stage != "pre-training" and score.task != CONTRAST:
+        lines.append("overlap not measured")
+    return lines
 
 
 def said_in_train(score: Score) -> str:
@@ -117,8 +153,8 @@ def shown(value: float, column: Column) -> str:
 
 
 def _costs(models: Sequence[Trained]) -> list[list[float]]:
-    """Return what is known of parameters, tokens and minutes."""
-    each = [(model.parameters, model.tokens, model.minutes) for model in models]
+    """Return what is known of parameters, residues and minutes."""
+    each = [(model.parameters, model.residues, model.minutes) for model in models]
     return [sorted({float(value) for value in values if value is not None}) for values in zip(*each, strict=True)] if each else [[], [], []]
 
 

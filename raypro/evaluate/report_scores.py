@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from scipy.special import stdtrit
+
 Stage = Literal["pre-training", "fine-tuning", "probe"]
 Verdict = Literal["better", "unclear", "not better", ""]
 
@@ -23,14 +25,18 @@ class Trained:
     """Address of the run's page, or its path within the pages where their address is not known."""
     parameters: int | None = None
     """Weights of the encoder, without heads."""
-    tokens: float | None = None
-    """Residues and control tokens that it was trained on, before and during fine-tuning; the mean over seeds."""
+    residues: float | None = None
+    """Residues that its encoder was trained on, before and during fine-tuning; not those of a noiser's turns; the mean over seeds."""
     minutes: float | None = None
     """Time of that training, on the clock; the mean over seeds."""
     corpus: str = ""
     """Name of what the encoder was pre-trained on."""
     checksum: str = ""
     """Checksum of that corpus."""
+    pretrained: bool = False
+    """Whether the encoder was pre-trained, so that its corpus may hold what it is tested on."""
+    trials: int = 1
+    """Configurations that were tried, of which validation chose this one."""
     baseline: bool = False
     """Whether it is there only to be beaten."""
 
@@ -63,15 +69,15 @@ class Score:
     baselines: tuple[tuple[str, float], ...] = ()
     """What it has to beat: (name, value)."""
     reaches: Mapping[str, float] = field(default_factory=dict)
-    """Half the width of the 95 % interval of baselines that were trained over several seeds themselves, by name."""
+    """Half the width of the 95 % interval of baselines, by name, where it is known."""
     data: str = ""
     """Name of the labelled data."""
     data_checksum: str = ""
     """Their checksum."""
     chosen_by: float | None = None
-    """The figure on validation that chooses between configurations, higher is better."""
+    """The figure on validation that chooses between configurations, higher is better; None: not known."""
     others: int = 0
-    """Configurations that were left for this one, by validation."""
+    """Configurations that were left for this one: by validation, or, where ``chosen_by`` is None, because they are older."""
     overlap: tuple[int, int] | None = None
     """Sequences of the split that the corpus holds: identical, near duplicates of others. None: not known."""
     in_train: int = 0
@@ -87,25 +93,51 @@ def best_baseline(score: Score, higher: bool) -> tuple[str, float] | None:
 
 
 def verdict(score: Score, higher: bool = True) -> Verdict:
-    """Return whether a score is better than the strongest of its baselines.
+    """Return whether a score is better than the strongest of its baselines (:func:`judge`), as far as both intervals are known.
 
-    ``unclear``: it is, but by less than the 95 % intervals reach, its own and, where that is known, the baseline's, as independent
-    errors add. Of several seeds the interval is the mean, plus and minus twice the standard error.
+    Of several seeds that are all the same to the last digit nothing is known of the spread: ahead is ``unclear`` then.
     """
     known = best_baseline(score, higher)
     if known is None or score.model.baseline:
         return ""
-    ahead = score.value - known[1] if higher else known[1] - score.value
+    end = interval(score)[0 if higher else 1]
+    unseen = math.inf if score.low is None and score.seeds > 1 and not score.deviation else 0.0
+    return judge(score.value, known[1], unseen if end is None else abs(score.value - end), score.reaches.get(known[0], 0.0), higher)
+
+
+def judge(value: float, rival: float, reach: float = 0.0, rival_reach: float = 0.0, higher: bool = True) -> Verdict:
+    """Return whether a figure is better than a rival's.
+
+    ``unclear``: it is, but by no more than both 95 % intervals reach, as independent errors add.
+
+    Args:
+        value: the figure.
+        rival: what it has to beat.
+        reach: half the width of its 95 % interval; 0 where that is not known.
+        rival_reach: the rival's.
+        higher: whether higher is better.
+    """
+    ahead = value - rival if higher else rival - value
     if ahead <= 0:
         return "not better"
-    end = interval(score)[0 if higher else 1]
-    own, other = 0.0 if end is None else abs(score.value - end), score.reaches.get(known[0], 0.0)
-    return "unclear" if ahead <= math.hypot(own, other) else "better"
+    return "unclear" if ahead <= math.hypot(reach, rival_reach) else "better"
 
 
 def interval(score: Score) -> tuple[float | None, float | None]:
-    """Return the 95 % interval of a score: its own, or of a mean over seeds two standard errors either way; (None, None) if unknown."""
-    if score.low is None and score.deviation is not None and score.seeds > 1:
-        reach = 2 * score.deviation / score.seeds**0.5
-        return score.value - reach, score.value + reach
+    """Return the 95 % interval of a score: its own, or that of its mean over seeds; (None, None) if unknown."""
+    if score.low is None and score.deviation is not None:
+        reach = reach_of_mean(score.deviation, score.seeds)
+        return (None, None) if reach is None else (score.value - reach, score.value + reach)
     return score.low, score.high
+
+
+def reach_of_mean(deviation: float, seeds: int) -> float | None:
+    """Return half the width of the 95 % interval of a mean over seeds: Student's t of ``seeds - 1`` degrees of freedom, standard errors.
+
+    None where nothing is known of the spread: of one seed, or where all are the same to the last digit.
+
+    Args:
+        deviation: standard deviation of a sample.
+        seeds: how many the mean is of.
+    """
+    return float(stdtrit(seeds - 1, 0.975)) * deviation / seeds**0.5 if seeds > 1 and deviation > 0 else None

@@ -15,6 +15,8 @@ OWN = "This store"
 
 NOT_PRETRAINED, FROZEN, EQUAL_TIME = "not pre-trained", "frozen", "equal time"
 """Words of a method's name (:func:`method_name`)."""
+OWN_KINDS = ("regression", "classification", "residue_classification")
+"""What a person's own data are asked for as, where they are of none of the papers' tasks."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +41,15 @@ class Column:
     """(Table, column) of the paper's figures."""
     main: bool = True
     """Whether the summary names it; of what says nearly the same one is enough."""
+    data: str = ""
+    """Name of the labelled data, where the task alone does not say what is measured."""
+    alone: bool = False
+    """Whether its name says all in the summary, and the table's would be wrong of some of its scores."""
 
     def holds(self, score: Score) -> bool:
         """Return whether a score belongs here."""
-        return (score.task, score.metric, score.probe) == (self.task, self.metric, self.probe) and score.split in self.splits
+        same = (score.task, score.metric, score.probe) == (self.task, self.metric, self.probe)
+        return same and score.split in self.splits and self.data in ("", score.data)
 
 
 @dataclass(frozen=True)
@@ -111,7 +118,7 @@ _LEARNED = (
     Column("perplexity, masked", "table2", "perplexity", ("valid",), higher=False, digits=2),
     Column("perplexity, next", "next_token", "perplexity", ("valid",), higher=False, digits=2),
     Column("patches told apart", "contrast", "accuracy_cpc", ("valid",)),
-    Column("label-free contacts at L/5", "contacts", "P_at_L5_all", ("valid",)),
+    Column("label-free contacts at L/5", "contacts", "P_at_L5_all", ("valid",), alone=True),
     Column("of families never seen", "contacts_unseen", "P_at_L5_all", ("valid",)),
 )
 _TABLE_2 = (
@@ -127,7 +134,8 @@ TABLES: tuple[Table, ...] = (
     Table(
         OWN,
         "What pre-training learned",
-        "Each pre-training run on held-out sequences, before any task.",
+        "Each pre-training run on held-out sequences, before any task. Contacts without labels are of the families that are named; a "
+        "direct coupling analysis is fitted to the very alignment that it is judged on.",
         "pre-training",
         _LEARNED,
         "held out",
@@ -205,7 +213,8 @@ TABLES: tuple[Table, ...] = (
     Table(
         ADVERSARIAL,
         "Table 2",
-        "Random against adversarial masking: the same encoder, fine-tuned over a grid, mean and deviation over fine-tuning seeds.",
+        "Random against adversarial masking: the same encoder, fine-tuned; mean and deviation over fine-tuning seeds. Each figure says of "
+        "how many trials validation chose it.",
         "fine-tuning",
         _TASKS,
         only=(
@@ -219,9 +228,34 @@ TABLES: tuple[Table, ...] = (
 MISSING: Mapping[str, str] = {
     PMLM: "Tables 4 to 7 are left out: which rows and columns they have was not at hand.",
     CPCPROT: "Tables 1, 6 and 7 are left out: their rows and columns were not at hand; probes are in the form of Tables 2 to 5.",
-    ADVERSARIAL: "The published figures of Table 2 were not at hand.",
 }
 """What of a paper the report cannot show, and why."""
+
+
+def own_task(kind: str) -> str:
+    """Return what a :class:`Score` on a person's own data calls its task, by one of :data:`OWN_KINDS`."""
+    return f"own {kind}"
+
+
+def own_tables(scores: Iterable[Score], primary: Mapping[str, str]) -> tuple[Table, ...]:
+    """Return the tables of what was measured on a person's own data: a column for each test split, and each probe of it.
+
+    Args:
+        scores: all there are.
+        primary: kind of task, one of :data:`OWN_KINDS` -> the metric that matters.
+    """
+    metrics = {own_task(kind): primary[kind] for kind in OWN_KINDS}
+    columns: dict[Stage, dict[Column, None]] = {"fine-tuning": {}, "probe": {}}
+    for score in scores:
+        if metrics.get(score.task) == score.metric and score.split != "valid":
+            words = [score.data, *([] if score.split == "test" else [score.split]), *([score.probe] if score.probe else [])]
+            name = f"{', '.join(words)}: {score.metric.replace('_', ' ')}"
+            columns[score.stage][Column(name, score.task, score.metric, (score.split,), score.probe, data=score.data)] = None
+    about = {
+        "fine-tuning": ("Your tasks", "Fine-tuned on data of your own, scored once on their test splits."),
+        "probe": ("Your tasks, static vectors", "Simple models on the vectors of frozen encoders, on data of your own."),
+    }
+    return tuple(Table(OWN, *about[stage], stage, tuple(found)) for stage, found in columns.items() if found)
 
 
 def method_name(objective: str | None, encoder: str, frozen: bool = False, equal_time: bool = False) -> str:
