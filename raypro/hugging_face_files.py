@@ -1,6 +1,7 @@
 """What a folder of Hugging Face says of a model in plain files: JSON, and a tokenizer that gives each token of ours one of its own."""
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,8 @@ from raypro.config import InputError
 from raypro.core.alphabet import LETTERS, STANDARD
 
 TOKENIZER = "tokenizer_config.json"
+PIECES = "spiece.model"
+"""A tokenizer as the library sentencepiece has it: all that ProtT5 was published with."""
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -60,6 +63,8 @@ def read_tokenizer(folder: Path) -> Any:
         _tokens(tokenizer, STANDARD)
         return tokenizer
     except Exception as error:  # of many kinds, by what is missing or damaged
+        if (folder / PIECES).is_file() and find_spec("sentencepiece") is None:
+            raise InputError(f"{folder / PIECES}: needs the package sentencepiece: pip install 'raypro[transformers]'") from None
         raise InputError(
             f"{folder}: its tokenizer cannot be read ({first_line(error)}); the folder needs the model's tokenizer files"
         ) from None

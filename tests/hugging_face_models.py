@@ -56,6 +56,24 @@ def write_tokenizer(folder: Path, name: str) -> None:
         tokenizer.save_pretrained(folder)
 
 
+def write_pieces(folder: Path) -> None:
+    """Put the tokenizer of a ProtT5 in its authors' form, of the library sentencepiece, in the place of another."""
+    from sentencepiece import sentencepiece_model_pb2 as form
+
+    for file in folder.glob("*token*.json"):
+        file.unlink()
+    model, controls = form.ModelProto(), {"<pad>": form.ModelProto.SentencePiece.CONTROL, "</s>": form.ModelProto.SentencePiece.CONTROL}
+    controls["<unk>"] = form.ModelProto.SentencePiece.UNKNOWN
+    for number, token in enumerate(T5_TOKENS):
+        residue = {"piece": f"\u2581{token}", "score": -float(number), "type": form.ModelProto.SentencePiece.NORMAL}  # a space before it
+        model.pieces.add(**({"piece": token, "score": 0.0, "type": controls[token]} if token in controls else residue))
+    model.trainer_spec.model_type = form.TrainerSpec.UNIGRAM
+    model.trainer_spec.pad_id, model.trainer_spec.eos_id, model.trainer_spec.unk_id, model.trainer_spec.bos_id = 0, 1, 2, -1
+    model.normalizer_spec.name = "identity"
+    (folder / "spiece.model").write_bytes(model.SerializeToString())
+    (folder / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": False}))
+
+
 def by_hand(folder: Path, sequences: list[str]) -> list[torch.Tensor]:
     """Return [L, D] of each sequence as one who uses transformers alone gets them: tokenizer, model, special tokens cut off."""
     from transformers import AutoModel, AutoTokenizer, T5EncoderModel

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from raypro import encoder_import
+from raypro import encoder_import, hugging_face_files
 from raypro.config import InputError
 from raypro.core.alphabet import LETTERS
 from raypro.core.encoders.hugging_face import HuggingFaceShape
@@ -24,7 +24,7 @@ from raypro.encoder import load_encoder
 from raypro.encoder_import import import_encoder
 from raypro.hugging_face import read_hugging_face
 from raypro.hugging_face_export import export
-from tests.hugging_face_models import BERT_TOKENS, LONGEST, NAMES, save, write_tokenizer
+from tests.hugging_face_models import BERT_TOKENS, LONGEST, NAMES, save, write_pieces, write_tokenizer
 from tests.small import random_sequences
 
 pytest.importorskip("transformers")
@@ -49,6 +49,20 @@ def test_what_raypro_exported_is_read_by_its_own_reader(tmp_path: Path, monkeypa
     asked: list[tuple[Path, Path]] = []
     monkeypatch.setattr(encoder_import, "native", lambda folder, out: asked.append((folder, out)) or out)
     assert import_encoder(tmp_path, tmp_path / "out", "hf") == tmp_path / "out" and asked == [(tmp_path, tmp_path / "out")]
+
+
+def test_prott5_is_read_as_its_authors_published_it(tmp_path: Path, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model of sentencepiece, and nothing else; where that library is missing it is named, whatever transformers says."""
+    folder = shutil.copytree(folders["prott5"], tmp_path / "prott5")
+    write_pieces(folder)
+    shape, same = read_hugging_face(folder)[0], read_hugging_face(folders["prott5"])[0]
+    assert (shape.vocabulary, shape.starts, shape.ends) == (same.vocabulary, False, True)
+    (folder / "spiece.model").write_bytes(b"damaged")
+    with pytest.raises(InputError, match="its tokenizer cannot be read"):
+        read_hugging_face(folder)
+    monkeypatch.setattr(hugging_face_files, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"spiece.model: needs the package sentencepiece: pip install 'raypro\[transformers\]'"):
+        read_hugging_face(folder)
 
 
 class Runs:
