@@ -1,6 +1,7 @@
 """Pre-train against a noiser that learns what to mask (McDermott et al. 2020). Without arguments: a tiny one, on the demonstration corpus.
 
-Steps are those of both players: half of them are the encoder's.
+Steps are those of both players: half of them are the encoder's. The noiser is a GRU, as in the paper, or, in the presets whose names
+end in ``transformer``, attends.
 """
 
 from dataclasses import replace
@@ -50,15 +51,24 @@ def small() -> Experiment:
     )
 
 
+def small_transformer() -> Experiment:
+    """The same with a noiser that attends, of about as many parameters."""
+    noiser = TransformerNoiserShape(layers=1, width=128, heads=4, hidden=128)
+    return replace(small(), name=fresh_name("adversarial-small-transformer"), objective=replace(small().objective, noiser=noiser))
+
+
 def paper() -> Experiment:
-    """The paper's: TAPE's Transformer, 38 M parameters; batches of 128, and of 256 for the last fifth of the steps."""
+    """The paper's: TAPE's Transformer, 38 M parameters; batches of 128, and of 256 for the last fifth of the steps.
+
+    Those are one worker's: for the same batch on N workers, divide ``batches.sequences`` and ``batches.token-budget`` by N.
+    """
     return Experiment(
         name=fresh_name("adversarial-paper"),
         corpus=demo_corpus(),
         objective=Adversarial(),
         encoder=TransformerShape(layers=12, width=512, heads=8, hidden=2048, activation_checkpointing=True),
         optimizer=ADAMW,
-        batches=Batches(token_budget=128 * 514, sequences=128, accumulation_changes=((STEPS * 4 // 5, 2),)),
+        batches=Batches(token_budget=128 * 514, sequences=128, accumulation_changes=((0.8, 2),)),
         budget=Budget(steps=STEPS),
         workers=Workers(count=1, cpus=4, gpus=1),
         precision="bf16",
@@ -72,17 +82,22 @@ def paper_transformer() -> Experiment:
 
 def paper_random() -> Experiment:
     """Its baseline: as many residues masked at random, as many steps of the same encoder."""
-    adversarial = paper()
     return replace(
-        adversarial,
+        paper(),
         name=fresh_name("adversarial-paper-random"),
         objective=Adversarial().random_masking(),
-        batches=replace(adversarial.batches, accumulation_changes=((STEPS // 2 * 4 // 5, 2),)),
         budget=Budget(steps=STEPS // 2),
     )
 
 
-PRESETS = {"demo": demo, "small": small, "paper": paper, "paper_transformer": paper_transformer, "paper_random": paper_random}
+PRESETS = {
+    "demo": demo,
+    "small": small,
+    "small_transformer": small_transformer,
+    "paper": paper,
+    "paper_transformer": paper_transformer,
+    "paper_random": paper_random,
+}
 
 if __name__ == "__main__":
     pretrain_main(PRESETS)

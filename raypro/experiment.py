@@ -83,6 +83,8 @@ class Experiment:
         require_name(self.name)
         if isinstance(self.encoder, OneHotShape):
             raise InputError("encoder: one-hot has no weights to pre-train; take another")
+        if self.batches.accumulation_changes and self.budget.steps is None:
+            raise InputError("batches.accumulation_changes: are shares of the budget's steps; give budget.steps too, or leave them out")
         require_length(self.encoder, self.batches.max_length, "batches.max_length")
 
     @property

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from typing import Any
 
@@ -51,7 +51,7 @@ class Pretraining:
             self.reader_of(plan),
             rank=rank(),
             workers=world_size(),
-            accumulation_at=self.experiment.batches.accumulation_at,
+            accumulation_at=partial(self.experiment.batches.accumulation_at, self.experiment.budget.steps),
             epochs=self.experiment.budget.epochs,
             cursor=Cursor.from_plain(cursor) if cursor else None,
             step=step,

@@ -14,8 +14,9 @@ class Batches:
     """Most tokens of one worker's batch, padding and control tokens included."""
     accumulation: int = 1
     """Batches of each worker that make one optimizer step."""
-    accumulation_changes: tuple[tuple[int, int], ...] = ()
-    """Larger (or smaller) steps later in training: pairs of a step and the accumulation after so many finished steps, in order."""
+    accumulation_changes: tuple[tuple[float, int], ...] = ()
+    """Larger (or smaller) steps later in training: pairs of a share of the budget's steps, 0 to below 1, and the accumulation once that
+    share is done, in order. So they come wherever the budget is set; they need one in steps."""
     max_length: int = 512
     """Most residues of a sequence; a longer one is cropped at a window drawn anew each epoch."""
     window_row_groups: int = 4
@@ -27,13 +28,14 @@ class Batches:
         for name in ("accumulation", "sequences"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"batches.{name}: {getattr(self, name)} must be 1 or more")
-        steps = [step for step, _ in self.accumulation_changes]
-        if steps != sorted(set(steps)) or any(step < 0 or batches < 1 for step, batches in self.accumulation_changes):
-            raise InputError("batches.accumulation_changes: give pairs of a step and batches (1 or more), the steps rising")
+        shares = [share for share, _ in self.accumulation_changes]
+        if shares != sorted(set(shares)) or any(not 0 <= share < 1 or batches < 1 for share, batches in self.accumulation_changes):
+            what = "pairs of a share of the budget's steps (0 to below 1, rising) and batches (1 or more)"
+            raise InputError(f"batches.accumulation_changes: give {what}, as 0.8 2")
 
-    def accumulation_at(self, step: int) -> int:
-        """Return the number of each worker's batches that make the step after ``step`` finished ones."""
-        reached = [batches for first, batches in self.accumulation_changes if first <= step]
+    def accumulation_at(self, total_steps: int | None, step: int) -> int:
+        """Return the number of each worker's batches that make the step after ``step`` finished ones of a budget of ``total_steps``."""
+        reached = [batches for share, batches in self.accumulation_changes if total_steps and round(share * total_steps) <= step]
         return reached[-1] if reached else self.accumulation
 
 

@@ -14,6 +14,7 @@ from rich.table import Table
 from raypro.checkpoint_probe import last_failure, recorded
 from raypro.core.alphabet import STANDARD
 from raypro.core.objectives.adversarial import BINS, SHOWN, Adversarial
+from raypro.core.size import parameters
 from raypro.data.corpus import Corpus
 from raypro.evaluate import noiser_plots, plots, probe_plots
 from raypro.experiment import Encoder, Experiment
@@ -38,9 +39,10 @@ def conclude(experiment: Experiment, run: Path, best: Path, outbox: Outbox) -> N
     curves = (*draw_curves(experiment, run, corpus), *draw_noiser(experiment, run), *draw_probes(experiment, run))
     for picture in (*curves, *findings.pictures):
         outbox.artifact(picture, PICTURES)
-    rows = [*compare_with_chance(findings), *compare_masking(model.metrics)]
-    outbox.description(describe_run(experiment, corpus, model.step, rows, run))
-    print_summary(run, rows, experiment)
+    learned = [(CHANCE, compare_with_chance(findings)), (MASKED, compare_masking(model.metrics))]
+    tables = [(head, rows) for head, rows in learned if rows]
+    outbox.description(describe_run(experiment, corpus, model.step, tables, run))
+    print_summary(run, tables, experiment)
     if failure := last_failure(run):
         print(f"warning: a probe failed, the last one at {failure}", flush=True)
 
@@ -123,6 +125,11 @@ def draw_probes(experiment: Experiment, run: Path) -> tuple[Path, ...]:
 
 
 Row = tuple[str, float, float]
+"""What was measured, and two figures of it."""
+Compared = tuple[tuple[str, str, str], list[Row]]
+"""A table: what its columns are, and its rows."""
+CHANCE = ("on sequences held out of training", "learned", "by chance")
+MASKED = ("on sequences held out of training", "masked by the noiser", "masked at random")
 
 
 def compare_with_chance(findings: Findings) -> list[Row]:
@@ -138,40 +145,42 @@ def compare_with_chance(findings: Findings) -> list[Row]:
 
 
 def compare_masking(metrics: Mapping[str, float]) -> list[Row]:
-    """Return, of adversarial masking, the loss on what the noiser masks beside that on what is masked at random, of the same model."""
+    """Return, of adversarial masking, the loss on what the noiser masks and on what is masked at random, of the same model."""
     names = ("valid/loss_adversarial", "valid/loss_random")
-    what = "loss of a residue masked by the noiser, nats (by chance: masked at random)"
-    return [(what, metrics[names[0]], metrics[names[1]])] if all(name in metrics for name in names) else []
+    return [("loss of a masked residue, nats", metrics[names[0]], metrics[names[1]])] if all(name in metrics for name in names) else []
 
 
-def describe_run(experiment: Experiment, corpus: Corpus, step: int, rows: list[Row], run: Path) -> str:
+def describe_run(experiment: Experiment, corpus: Corpus, step: int, tables: list[Compared], run: Path) -> str:
     """Return the Markdown that heads the run's page in MLflow."""
     encoder, kind = type(experiment.encoder).__name__.removesuffix("Shape"), type(experiment.objective).__name__
-    table = "".join(f"| {what} | {learned:.3f} | {chance:.3f} |\n" for what, learned, chance in rows)
+    shown = ""
+    for head, rows in tables:
+        lines = "".join(f"| {what} | {one:.3f} | {other:.3f} |\n" for what, one, other in rows)
+        shown += f"| {' | '.join(head)} |\n|---|---|---|\n{lines}\n"
     size = encoder_size(experiment.encoder)
     data = f"`{corpus.path.name}` ({corpus.rows('train'):,} sequences)"
-    head = "| on held-out sequences | learned | by chance |\n|---|---|---|\n"
     what = f"{kind}, {encoder} of {size:,} parameters, on {data}, best at step {step:,}"
     text = f"{what}. Pictures are artifacts under `{PICTURES}`; checkpoints are in `{run}`."
-    return f"{head}{table}\n{text}"
+    return f"{shown}{text}"
 
 
 def encoder_size(shape: Encoder) -> int:
     """Return the number of weights of an encoder, without building them."""
     with torch.device("meta"):
-        return sum(weight.numel() for weight in shape.build().parameters())
+        return parameters(shape.build())
 
 
-def print_summary(run: Path, rows: list[Row], experiment: Experiment) -> None:
+def print_summary(run: Path, tables: list[Compared], experiment: Experiment) -> None:
     """Print what the run learned, and where to look."""
     console = Console()
-    table = Table(title=f"What {run.name} learned", title_justify="left", title_style="bold")
-    table.add_column("on sequences held out of training")
-    table.add_column("learned", justify="right", style="bold")
-    table.add_column("by chance", justify="right")
-    for what, learned, chance in rows:
-        table.add_row(what, f"{learned:.3f}", f"{chance:.3f}")
-    console.print(table)
+    for number, ((what, one, other), rows) in enumerate(tables):
+        table = Table(title=None if number else f"What {run.name} learned", title_justify="left", title_style="bold")
+        table.add_column(what)
+        table.add_column(one, justify="right", style="bold")
+        table.add_column(other, justify="right")
+        for name, *figures in rows:
+            table.add_row(name, *(f"{figure:.3f}" for figure in figures))
+        console.print(table)
     console.print(f"pictures     {run / PICTURES}", soft_wrap=True, highlight=False)
     console.print(f"checkpoints  {run}", soft_wrap=True, highlight=False)
     where = f"experiment '{experiment.tracking.experiment or experiment.stage}', run '{run.name}'"

@@ -111,7 +111,6 @@ class Hooks:
         self.outbox = Outbox(run, "worker") if rank() == 0 else None
         self.validated_at = state.step if state.step else -1
         self.process = psutil.Process()
-        self.well_at, self.warned = state.step, False
 
     def __call__(self, state: TrainState) -> bool:
         """Do what is due after a step; return whether training ends."""
@@ -148,9 +147,9 @@ class Hooks:
         means = state.take_metrics()
         self.watch(state, means)
         metrics = {grouped("speed" if name in SPEEDS else "train", name): value for name, value in means.items()}
-        metrics |= {"train/learning_rate": state.learning_rate, "train/epoch": self.source.epoch()}
+        metrics |= {grouped("train", name): rate for name, rate in state.learning_rates.items()}
+        metrics |= {"train/epoch": self.source.epoch(), "train/minutes": state.seconds / 60}
         metrics |= {"train/tokens": state.tokens, "train/residues": state.residues}
-        metrics["train/minutes"] = state.seconds / 60
         metrics["system/memory_gb"] = self.process.memory_info().rss / 1e9
         if state.device.type == "cuda":
             metrics["system/gpu_memory_gb"] = torch.cuda.max_memory_allocated(state.device) / 1e9
@@ -158,16 +157,17 @@ class Hooks:
             self.outbox.metrics(state.step, metrics)
 
     def watch(self, state: TrainState, means: dict[str, float]) -> None:
-        """Warn once of what the objective says has been wrong for too long."""
+        """Warn once a run, restarts or not, of what the objective says has been wrong for too long."""
         objective = state.objective
-        if not isinstance(objective, Watched) or self.warned:
+        if not isinstance(objective, Watched) or state.warned:
             return
         wrong = objective.warning(means)
         if not wrong:
-            self.well_at = state.step
-        elif self.outbox and state.step - self.well_at >= objective.warn_after:
-            self.warned = True
-            self.outbox.tags({WARNING: f"{wrong} (for {state.step - self.well_at} steps, at step {state.step})"})
+            state.well_at = state.step
+        elif state.step - state.well_at >= objective.warn_after:
+            state.warned = True
+            if self.outbox:
+                self.outbox.tags({WARNING: f"{wrong} (for {state.step - state.well_at} steps, at step {state.step})"})
 
     def validate(self, state: TrainState) -> None:
         """Judge the model, keep the record of what was used, and write a checkpoint."""

@@ -147,7 +147,7 @@ COLLAPSED = {"entropy": {**WELL, "noiser/entropy": 0.01}, "option": {**WELL, "no
 def test_a_collapsed_noiser_is_warned_of_after_so_many_steps_and_not_before(name: str, message: str, tmp_path: Path) -> None:
     objective = Adversarial(warn_after=30)
     job = SimpleNamespace(experiment=tiny_experiment(tmp_path, objective=objective))
-    state = SimpleNamespace(objective=objective, step=0)
+    state = SimpleNamespace(objective=objective, step=0, well_at=0, warned=False)
     hooks = Hooks(job, tmp_path, None, None, state)
 
     def watch(means: dict[str, float], steps: range) -> list[str]:

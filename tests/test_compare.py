@@ -1,19 +1,23 @@
 """Adversarial against random masking: what is run, what is held equal, and what is not run again."""
 
 import csv
+import importlib
 from dataclasses import replace
 from pathlib import Path
 
+import mlflow
 import pytest
 
+from raypro.arguments import parse
 from raypro.cluster import comparing as module
 from raypro.cluster.compare import ADVERSARIAL, LONGER, RANDOM, SCRATCH, Comparison, compare
-from raypro.cluster.comparing import Tuning
+from raypro.cluster.comparing import PAPER_GRID, Tuning
 from raypro.config import InputError
 from raypro.core.noiser import GRUNoiserShape
 from raypro.core.objectives.adversarial import Adversarial
 from raypro.core.objectives.mlm import MLM
 from raypro.core.optimizer import Adam
+from raypro.data.labelled import LabelledData
 from raypro.settings import Batches, Budget, Validation
 from tests.small import hydrophobic_share, random_sequences, tiny_experiment, write_corpus
 
@@ -24,7 +28,7 @@ def comparison(corpus: Path, **changes: object) -> Comparison:
         corpus,
         objective=objective,
         optimizer=Adam(learning_rate=1e-3, warmup_steps=8),
-        batches=Batches(token_budget=256, max_length=40, window_row_groups=2, accumulation_changes=((12, 2),)),
+        batches=Batches(token_budget=256, max_length=40, window_row_groups=2, accumulation_changes=((0.75, 2),)),
         budget=Budget(steps=16),
         validation=Validation(every=8, sequences=16),
     )
@@ -37,8 +41,13 @@ def test_random_masking_has_the_encoders_steps_and_all_else_alike() -> None:
     assert [run.name for run in (adversarial, random, longer)] == ["tried-adversarial", "tried-random", "tried-random-equal-time"]
     assert (adversarial.budget.steps, random.budget.steps, longer.budget.steps) == (16, 12, 18)
     assert random.objective == MLM(0.2)
-    assert random.optimizer.warmup_steps == 6 and random.batches.accumulation_changes == ((9, 2),) and random.validation.every == 6
-    same = ("corpus", "encoder", "workers", "precision", "seed")
+    assert (
+        random.optimizer.warmup_steps == 6
+        and random.batches.accumulation_at(12, 8) == 1
+        and random.batches.accumulation_at(12, 9) == 2
+        and random.validation.every == 6
+    )
+    same = ("corpus", "encoder", "batches", "workers", "precision", "seed")
     assert all(getattr(random, name) == getattr(adversarial, name) for name in same)
 
 
@@ -55,6 +64,32 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path, raypro_home: Path) -
     assert not raypro_home.exists()
 
 
+def test_the_grid_is_the_product_of_its_axes_and_the_table_says_which_it_was() -> None:
+    tuning = Tuning((1e-4, 1e-3), (16, 64), (0.0, 0.01), (3,), epochs=7, seeds=2, residues=5000)
+    space = tuning.space("tried", "stability", "data", comparison(Path("corpus")).adversarial, None)
+    assert space.planned == 8 and space.seeds == 2 and space.base.budget == Budget(epochs=7)
+    assert set(space.axes) == {"batches.size", "optimizer.learning_rate", "optimizer.weight_decay", "validation.patience"}
+    assert "8 combinations (batches.size 16, 64; optimizer.learning_rate 0.0001, 0.001; optimizer.weight_decay 0, 0.01;" in str(tuning)
+    assert "at most 5,000 residues" in str(tuning) and "at most 7 epochs" in str(tuning) and "2 seeds" in str(tuning)
+    assert "all sequences; 1 combination (" in str(Tuning((1e-3,)))
+    assert PAPER_GRID.space("paper", "stability", "data", comparison(Path("corpus")).adversarial, None).planned == 24
+    for changes in ({"learning_rates": ()}, {"patience": ()}, {"epochs": 0}, {"residues": 0}):
+        with pytest.raises(InputError, match="tuning: "):
+            replace(tuning, **changes)
+
+
+def test_the_job_is_small_by_default_and_any_field_can_be_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parent.parent / "jobs"))
+    default = importlib.import_module("compare_adversarial").comparison()
+    args = (
+        "--adversarial.corpus c --tasks stability s --tuning.batch-sizes 16 64 --tuning.weight-decays 0 0.01 --tuning.residues None".split()
+    )
+    found = parse(Comparison, args, default=default)
+    assert (found.adversarial.corpus, found.tasks) == ("c", (("stability", "s"),))
+    assert found.tuning == replace(default.tuning, batch_sizes=(16, 64), weight_decays=(0.0, 0.01), residues=None)
+    assert found.pretraining(RANDOM).budget.steps == 400
+
+
 @pytest.mark.cluster
 def test_a_comparison_ends_in_a_table_and_runs_nothing_twice(
     tmp_path: Path, raypro_home: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
@@ -62,6 +97,7 @@ def test_a_comparison_ends_in_a_table_and_runs_nothing_twice(
     corpus = write_corpus(tmp_path / "corpus", {"train": random_sequences(60, 8, 30), "valid": random_sequences(12, 8, 30, seed=1)})
     data = hydrophobic_share(tmp_path / "data", {"train": 48, "valid": 16, "test": 16})
     asked = comparison(corpus.path, tasks=(("regression", str(data.path)),))
+    asked = replace(asked, tuning=replace(asked.tuning, residues=500))
     started: list[str] = []
     pretrain, drive = module.pretrain, module.drive
     monkeypatch.setattr(module, "pretrain", lambda run, resume: (started.append(run.name), pretrain(run, resume=resume)))
@@ -77,7 +113,14 @@ def test_a_comparison_ends_in_a_table_and_runs_nothing_twice(
         written = list(csv.DictReader(file))
     assert [row["condition"] for row in written] == list(rows[0].reached)
     assert float(written[3]["mean"]) == rows[0].reached[ADVERSARIAL].mean
-    assert "| regression | test |" in table.with_suffix(".md").read_text()
+    said = table.with_suffix(".md").read_text()
+    assert "| regression | test |" in said and str(asked.tuning) in said
+    sampled = LabelledData.open(asked.folder / "data" / "regression" / "data").manifest.files
+    assert [file.rows < 48 for file in sampled] == [True, True, True] and sampled[0].residues <= 500 and sampled[2].rows == 16
+    client = mlflow.MlflowClient(f"sqlite:///{raypro_home}/mlflow.db")
+    runs = {run.info.run_name: run for e in client.search_experiments() for run in client.search_runs([e.experiment_id])}
+    held = {name: run.data.tags.get("held equal") for name, run in runs.items() if name in started[:3]}
+    assert held == {"tried-random": "equal steps", "tried-adversarial": "equal steps", "tried-random-equal-time": "equal time"}
 
     assert compare(asked) == rows  # all of it is finished
     assert len(started) == 7

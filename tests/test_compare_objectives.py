@@ -211,7 +211,8 @@ def test_the_last_checkpoint_is_compared_whatever_validation_prefers(
 ) -> None:
     monkeypatch.setattr(comparing, "pretrain", pretrain_here)
     run = replace(comparison().runs[0], name="worse", corpus=str(small_corpus(tmp_path / "corpus")), budget=Budget(residues=1000))
-    finished = run_once(replace(run, validation=Validation(every=1), optimizer=Adam(learning_rate=3.0, warmup_steps=0, decay="constant")))
+    run = replace(run, validation=Validation(every=1), optimizer=Adam(learning_rate=3.0, warmup_steps=0, decay="constant"))
+    finished = run_once(run, "tried", "equal tokens")
     *earlier, last = sorted(run_folder("worse").glob("step_*"))
     assert min(checkpoint.load(path).metrics["valid/loss"] for path in earlier) < checkpoint.load(last).metrics["valid/loss"]
     assert finished.checkpoint == last and finished.residues >= 1000

@@ -54,8 +54,8 @@ def test_any_field_can_be_changed_on_the_command_line() -> None:
         default=EXPERIMENT,
     )
     assert found.optimizer.learning_rate == 1e-4 and found.objective.pair_weight == 2
-    later = parse(Experiment, ["--batches.accumulation-changes", "100", "2", "200", "4"], default=EXPERIMENT)
-    assert later.batches.accumulation_changes == ((100, 2), (200, 4))
+    later = parse(Experiment, ["--batches.accumulation-changes", "0.5", "2", "0.8", "4"], default=EXPERIMENT)
+    assert later.batches.accumulation_changes == ((0.5, 2), (0.8, 4))
     assert found.budget == Budget(minutes=3.0)
     assert replace(found, optimizer=EXPERIMENT.optimizer, objective=EXPERIMENT.objective, budget=EXPERIMENT.budget) == EXPERIMENT
 
@@ -88,9 +88,18 @@ def test_names_that_are_no_folder_are_refused() -> None:
             replace(EXPERIMENT, name=name)
     with pytest.raises(InputError, match="accumulation"):
         Batches(accumulation=0)
-    for changes in (((5, 2), (3, 1)), ((5, 0),), ((5, 1), (5, 2))):
+    for changes in (((0.5, 2), (0.3, 1)), ((0.5, 0),), ((0.5, 1), (0.5, 2)), ((160_000, 2),), ((1.0, 2),), ((-0.1, 2),)):
         with pytest.raises(InputError, match="batches.accumulation_changes: give pairs"):
             Batches(accumulation_changes=changes)
+
+
+def test_accumulation_changes_at_a_share_of_whatever_steps_there_are() -> None:
+    batches = Batches(accumulation=3, accumulation_changes=((0.0, 1), (0.8, 2)))
+    assert [batches.accumulation_at(1000, step) for step in (0, 799, 800, 999)] == [1, 1, 2, 2]
+    assert [batches.accumulation_at(10, step) for step in (7, 8)] == [1, 2]
+    assert replace(EXPERIMENT, batches=batches, budget=Budget(steps=10, minutes=1)).batches == batches
+    with pytest.raises(InputError, match="accumulation_changes: are shares of the budget's steps; give budget.steps"):
+        replace(EXPERIMENT, batches=batches, budget=Budget(minutes=1))
 
 
 def test_what_was_saved_before_there_was_a_field_has_its_default() -> None:

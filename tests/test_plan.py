@@ -1,5 +1,6 @@
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -172,10 +173,10 @@ def test_a_budget_that_holds_no_sequence_is_refused(corpus: Corpus) -> None:
 
 def test_steps_grow_where_the_accumulation_changes_and_every_batch_is_used_once(corpus: Corpus) -> None:
     plan = plan_of(corpus)
-    batches = Batches(accumulation_changes=((3, 4), (5, 2)))
+    accumulation_at = partial(Batches(accumulation_changes=((0.3, 4), (0.5, 2))).accumulation_at, 10)
 
     def steps(cursor: Cursor | None = None, step: int = 0) -> TrainingSource:
-        return TrainingSource(plan, read_here(plan), accumulation_at=batches.accumulation_at, epochs=2, cursor=cursor, step=step)
+        return TrainingSource(plan, read_here(plan), accumulation_at=accumulation_at, epochs=2, cursor=cursor, step=step)
 
     whole = steps()
     taken = list(whole)

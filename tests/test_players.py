@@ -90,8 +90,24 @@ def test_each_player_has_its_own_learning_rate() -> None:
     state, rates = new_state(), []
     for _ in range(5):
         rates.append(state.learning_rate)
+        assert state.learning_rates == {"left/learning_rate": 0.01, "right/learning_rate": 0.05}  # whoever plays
         train_step(state, [batch_of(*SEQUENCES)])
     assert rates == [0.01, 0.01, 0.05, 0.05, 0.05]
+
+
+def test_each_players_gradient_norm_is_a_mean_over_its_own_steps() -> None:
+    together, apart = new_state(), new_state()
+    norms: dict[str, list[float]] = {}
+    for _ in range(5):
+        train_step(together, [batch_of(*SEQUENCES)])
+        train_step(apart, [batch_of(*SEQUENCES)])
+        for name, norm in apart.take_metrics().items():
+            if name.endswith("gradient_norm"):
+                norms.setdefault(name, []).append(norm)
+    assert {name: len(each) for name, each in norms.items()} == {"left/gradient_norm": 2, "right/gradient_norm": 3}
+    means = together.take_metrics()
+    assert {name: means[name] for name in norms} == pytest.approx({name: sum(each) / len(each) for name, each in norms.items()})
+    assert abs(means["left/gradient_norm"] / means["right/gradient_norm"] - 1) > 0.05 and "gradient_norm" not in means
 
 
 @pytest.mark.parametrize("stop", [1, 3, 5])

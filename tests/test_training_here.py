@@ -14,6 +14,7 @@ from raypro.core.loop import TrainState
 from raypro.core.noiser import GRUNoiserShape
 from raypro.core.objectives.adversarial import Adversarial
 from raypro.core.objectives.mlm import MLM
+from raypro.core.optimizer import Adam
 from raypro.data.source import read_here
 from raypro.experiment import Experiment
 from raypro.outbox import read_records
@@ -91,15 +92,24 @@ def test_patience_ends_a_run_that_no_longer_improves(corpus: Path, tmp_path: Pat
     assert (state.step, state.stale) == (8, 3)  # the first validation is the best, three more are no better
 
 
-@pytest.mark.parametrize("stop", [4, 8, 12])
-def test_resuming_anywhere_gives_the_weights_of_an_undisturbed_run(corpus: Path, tmp_path: Path, stop: int) -> None:
-    experiment = tiny_experiment(corpus, budget=Budget(steps=16), encoder=replace(tiny_experiment(corpus).encoder, dropout=0.1))
+GAME = Adversarial(GRUNoiserShape(4, 4, 1), noiser_steps=3, encoder_steps=3)
+
+
+@pytest.mark.parametrize(("objective", "stop"), [(MLM(), 4), (MLM(), 8), (MLM(), 12), (GAME, 4), (GAME, 8)])
+def test_resuming_anywhere_gives_the_weights_of_an_undisturbed_run(
+    corpus: Path, tmp_path: Path, objective: MLM | Adversarial, stop: int
+) -> None:
+    encoder = replace(tiny_experiment(corpus).encoder, dropout=0.1)
+    experiment = tiny_experiment(corpus, objective=objective, budget=Budget(steps=16), encoder=encoder)
     whole = run(experiment, tmp_path / "whole")
     broken = shutil.copytree(tmp_path / "whole", tmp_path / "broken")
     resumed = run(experiment, broken, broken / f"step_{stop:08d}")
-    assert resumed.step == whole.step
+    assert resumed.step == whole.step and resumed.playing.player == whole.playing.player
     for one, other in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(one, other)
+    for one, other in zip(whole.players, resumed.players, strict=True):
+        moments = [list(each.optimizer.state.values()) for each in (one, other)]
+        assert all(torch.equal(a[name], b[name]) for a, b in zip(*moments, strict=True) for name in ("step", "exp_avg", "exp_avg_sq"))
     assert read_uses(broken) == read_uses(tmp_path / "whole")
 
 
@@ -129,6 +139,44 @@ def test_validation_compares_between_seeds_and_steps(corpus: Path, tmp_path: Pat
     run(still, tmp_path / "run")
     losses = {checkpoint.load(path).metrics["valid/loss"] for path in (tmp_path / "run").glob("step_*")}
     assert len(losses) == 1
+
+
+def test_the_resumed_steps_of_a_game_lie_within_either_turn(corpus: Path) -> None:
+    state = TrainState(GAME, GAME.build(tiny_experiment(corpus).encoder.build()), Adam())
+    turns = []
+    for state.step in (3, 4, 5, 7, 8):
+        turns.append(state.playing.player.name)
+    assert turns == ["encoder"] * 3 + ["noiser"] * 2
+
+
+def test_a_warning_is_counted_through_restarts_and_given_once(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Adversarial, "warning", lambda self, means: "all the same")
+    experiment = tiny_experiment(corpus, objective=replace(GAME, warn_after=10), tracking=Tracking(every=1))
+    folder = tmp_path / "run"
+
+    def warnings() -> list[str]:
+        records = [record for record, _ in read_records(folder / "tracking" / "outbox-worker.jsonl", 0)]
+        return [record["values"]["warning"] for record in records if record["kind"] == "tags" and "warning" in record["values"]]
+
+    run(replace(experiment, budget=Budget(steps=8)), folder)
+    assert warnings() == []
+    run(replace(experiment, budget=Budget(steps=12)), folder, folder / "step_00000008")
+    assert warnings() == ["all the same (for 10 steps, at step 10)"]
+    run(replace(experiment, budget=Budget(steps=30)), folder, folder / "step_00000012")
+    assert len(warnings()) == 1
+
+
+def test_each_player_has_a_rate_and_a_gradient_norm_in_the_logs(corpus: Path, tmp_path: Path) -> None:
+    game = replace(GAME, noiser_optimizer=replace(GAME.noiser_optimizer, learning_rate=0.02))
+    run(tiny_experiment(corpus, objective=game, tracking=Tracking(every=1), budget=Budget(steps=6)), tmp_path / "run")
+    points = [
+        record["values"] for record, _ in read_records(tmp_path / "run" / "tracking" / "outbox-worker.jsonl", 0) if "values" in record
+    ]
+    points = [point for point in points if "train/loss" in point]
+    assert [point["train_noiser/learning_rate"] for point in points] == [0.02] * 6
+    assert all(point["train/learning_rate"] <= 1e-3 for point in points)  # the encoder's, whoever plays
+    assert ["train/gradient_norm" in point for point in points] == [False] * 3 + [True] * 3
+    assert ["train_noiser/gradient_norm" in point for point in points] == [True] * 3 + [False] * 3
 
 
 def test_what_is_logged(corpus: Path, tmp_path: Path) -> None:

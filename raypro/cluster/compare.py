@@ -22,13 +22,15 @@ from raypro.core.objectives.adversarial import Adversarial
 from raypro.experiment import Experiment
 from raypro.home import home
 from raypro.outbox import Outbox
-from raypro.settings import Batches, Budget, require_name
+from raypro.settings import Budget, require_name
 from raypro.space import Space
 from raypro.sweep_report import Spread
 from raypro.tasks.tape import TASKS
 from raypro.tracking import Sender
 
 SCRATCH, RANDOM, LONGER, ADVERSARIAL = "not pre-trained", "random", "random, equal time", "adversarial"
+STEPS, TIME = "equal steps", "equal time"
+"""What is held equal."""
 
 
 @dataclass(frozen=True)
@@ -72,12 +74,11 @@ class Comparison:
             return adversarial
         assert isinstance(adversarial.objective, Adversarial) and adversarial.budget.steps is not None
         share = self.encoder_share * longer
-        batches, rate, every = adversarial.batches, adversarial.optimizer, adversarial.validation.every
+        rate, every = adversarial.optimizer, adversarial.validation.every
         return replace(
             adversarial,
             objective=adversarial.objective.random_masking(),
             budget=Budget(steps=_scaled(adversarial.budget.steps, share)),
-            batches=_later(batches, share),
             optimizer=replace(rate, warmup_steps=round(rate.warmup_steps * share), decay_steps=_scaled(rate.decay_steps, share)),
             validation=replace(adversarial.validation, every=_scaled(every, share)),
         )
@@ -128,14 +129,14 @@ def compare(comparison: Comparison) -> list[Row]:
 
 def pretrain_all(comparison: Comparison) -> dict[str, Pretrained]:
     """Run the three pre-training runs, or take them as they are where they are finished."""
-    runs = {condition: run_once(comparison.pretraining(condition)) for condition in (RANDOM, ADVERSARIAL)}
-    longer = runs[ADVERSARIAL].seconds / runs[RANDOM].seconds
-    return {RANDOM: runs[RANDOM], LONGER: run_once(comparison.pretraining(LONGER, longer)), ADVERSARIAL: runs[ADVERSARIAL]}
+    random, adversarial = (run_once(comparison.pretraining(condition), comparison.name, STEPS) for condition in (RANDOM, ADVERSARIAL))
+    longer = comparison.pretraining(LONGER, adversarial.seconds / random.seconds)
+    return {RANDOM: random, LONGER: run_once(longer, comparison.name, TIME), ADVERSARIAL: adversarial}
 
 
 def fine_tune_all(comparison: Comparison, task: str, data: str, starts: Mapping[str, Path | None]) -> list[Row]:
     """Fine-tune each encoder on a task; return a row for each test split."""
-    reached = {}
+    reached, data = {}, comparison.tuning.data_of(data, comparison.folder / "data" / task)
     for condition, start in starts.items():
         name = f"{comparison.name}-{task}-{condition.replace(', ', '-').replace(' ', '-')}"
         reached[condition] = sweep_once(name, comparison.fine_tuning(task, data, start), comparison.tuning.at_once)
@@ -158,7 +159,8 @@ def report(comparison: Comparison, runs: Mapping[str, Pretrained], rows: Sequenc
     columns = ["task", "split", "metric", *conditions]
     shown = [[row.task, row.split, row.metric, *(str(row.reached[c]) for c in conditions)] for row in rows]
     costs = [f"- {c}: {run.steps:,} steps, {run.seconds / 60:.1f} minutes, `{run.checkpoint}`" for c, run in runs.items()]
-    text = "\n".join([*markdown(columns, shown), "", "Pre-training (steps of both players, where there are two):", "", *costs]) + "\n"
+    about = ["", f"Figures: mean ± deviation over seeds; {comparison.tuning}.", ""]
+    text = "\n".join([*markdown(columns, shown), *about, "Pre-training (steps of both players, where there are two):", "", *costs]) + "\n"
     (comparison.folder / "table.md").write_text(text)
     outbox.artifact(comparison.folder / "table.md")
     outbox.description(text)
@@ -169,13 +171,9 @@ def report(comparison: Comparison, runs: Mapping[str, Pretrained], rows: Sequenc
         table.add_row(*line)
     console = Console()
     console.print(table)
+    console.print(comparison.tuning, highlight=False)
     console.print(f"table        {comparison.folder}", soft_wrap=True, highlight=False)
 
 
 def _scaled(steps: int | None, share: float) -> int | None:
     return None if steps is None else max(1, round(steps * share))
-
-
-def _later(batches: Batches, share: float) -> Batches:
-    """Return batches whose accumulation changes at ``share`` of the steps."""
-    return replace(batches, accumulation_changes=tuple((round(step * share), count) for step, count in batches.accumulation_changes))

@@ -8,7 +8,6 @@ comparison that was stopped goes on when it is asked for again.
 
 import json
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,15 +26,14 @@ from raypro.data.labelled import LabelledData
 from raypro.encoder import load_encoder
 from raypro.evaluate.families import draw_families, read_families
 from raypro.experiment import Encoder, Experiment
-from raypro.home import home, run_folder
-from raypro.outbox import Outbox
+from raypro.home import home
 from raypro.probe_tasks import CONTRASTIVE, FAMILIES, PROBES, Evaluation, evaluate_families, evaluate_labelled, require_labels
 from raypro.probing import FIGURES, keep, log, with_overlaps
 from raypro.settings import Budget, Probing, require_name
 from raypro.space import Space
 from raypro.sweep_report import Spread
 from raypro.tasks.tape import TASKS
-from raypro.tracking import Sender, send_pending
+from raypro.tracking import Sender
 
 TOKENS, TIME = "tokens", "time"
 SETTINGS = {TOKENS: "equal tokens", TIME: "equal time"}
@@ -149,6 +147,7 @@ def compare_objectives(comparison: ObjectiveComparison) -> list[Score]:
         competitors = [pretrain_once(comparison, run, setting) for setting in comparison.settings for run in comparison.runs]
         probed, notes = probe_all(comparison, competitors)
         scores = probed + fine_tune_all(comparison, competitors)
+        notes += [str(comparison.tuning)] if comparison.tasks else []
         report(comparison.name, comparison.folder, competitors, scores, notes, sender.outbox)
     return scores
 
@@ -180,14 +179,7 @@ def require(comparison: ObjectiveComparison) -> None:
 def pretrain_once(comparison: ObjectiveComparison, run: Experiment, setting: str) -> Competitor:
     """Run one of the pre-training runs, or take it as it is; its tags say which comparison it belongs to, and what is held equal."""
     experiment = comparison.pretraining(run, setting)
-    competitor = Competitor(SETTINGS[setting], run.name, experiment, run_once(experiment))
-    folder = run_folder(experiment.name)
-    outbox = Outbox(folder, "comparison")
-    outbox.tags({"comparison": comparison.name, "held equal": SETTINGS[setting]})
-    outbox.close()
-    with suppress(InputError):  # no answer from MLflow: the run itself has said so, and its records stay
-        send_pending(folder)
-    return competitor
+    return Competitor(SETTINGS[setting], run.name, experiment, run_once(experiment, comparison.name, SETTINGS[setting]))
 
 
 def probe_all(comparison: ObjectiveComparison, competitors: Sequence[Competitor]) -> tuple[list[Score], list[str]]:
@@ -237,7 +229,8 @@ def probe_once(
 def fine_tune_all(comparison: ObjectiveComparison, competitors: Sequence[Competitor]) -> list[Score]:
     """Fine-tune every encoder on every task, and random weights of each shape; return the scores."""
     scores = []
-    for task, data in comparison.tasks:
+    for task, whole in comparison.tasks:
+        data = comparison.tuning.data_of(whole, comparison.folder / "data" / task)
         scratch: dict[Encoder, dict[str, dict[str, Spread]]] = {}
         for competitor in competitors:
             run, metric = competitor.experiment, TASKS[task]().primary

@@ -5,8 +5,11 @@ have seen less than the others.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
+from typing import Any
 
 from raypro.cluster.overlap import overlap_command
 from raypro.cluster.resources import alive_nodes
@@ -15,16 +18,19 @@ from raypro.cluster.train import pretrain, saved_experiment
 from raypro.cluster.tune import demand_of, prepare
 from raypro.config import InputError, nearest
 from raypro.core import checkpoint
+from raypro.core.optimizer import Adam
 from raypro.data.corpus import Corpus
+from raypro.data.label_sample import sample
 from raypro.data.labelled import LabelledData
 from raypro.experiment import Experiment, FineTuning
 from raypro.home import RUN_FILE, run_folder
-from raypro.outbox import last_status
+from raypro.outbox import Outbox, last_status
 from raypro.settings import Budget, Validation
 from raypro.space import Space
 from raypro.sweep import BOOK, Demand, Sweep, sweep_folder
 from raypro.sweep_report import TEST, Spread, over_seeds
 from raypro.tasks.tape import TASKS
+from raypro.tracking import send_pending
 
 
 @dataclass(frozen=True)
@@ -62,8 +68,13 @@ def require_same(experiment: Experiment) -> bool:
     return True
 
 
-def run_once(experiment: Experiment) -> Pretrained:
+def run_once(experiment: Experiment, comparison: str, held: str) -> Pretrained:
     """Run a pre-training run, go on with it where it was begun, or take it as it is where it is finished.
+
+    Args:
+        experiment: what to run.
+        comparison: the comparison's name, for the run's tags.
+        held: what is held equal, likewise.
 
     Raises:
         InputError: the run of its name is another experiment.
@@ -71,6 +82,11 @@ def run_once(experiment: Experiment) -> Pretrained:
     run = run_folder(experiment.name)
     if not require_same(experiment):
         pretrain(experiment, resume=(run / RUN_FILE).is_file())
+    outbox = Outbox(run, "comparison")
+    outbox.tags({"comparison": comparison, "held equal": held})
+    outbox.close()
+    with suppress(InputError):  # no answer from MLflow: the run itself has said so, and its records stay
+        send_pending(run)
     last = max(run.glob("step_*"))  # always kept
     state = checkpoint.load_training(last)
     return Pretrained(last, int(state["step"]), int(state.get("residues", 0)), float(state["seconds"]))
@@ -98,22 +114,59 @@ def measure_leakage(corpus: str | Path, folders: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class Tuning:
-    """How an encoder is fine-tuned on a task."""
+    """How an encoder is fine-tuned on a task: a grid, of which validation chooses for each encoder and task apart."""
 
     learning_rates: tuple[float, ...] = (1e-4, 1e-3)
-    """Rates that are tried; validation chooses, for each encoder and task apart."""
+    """Rates that are tried."""
+    batch_sizes: tuple[int, ...] = (32,)
+    """Sequences of a step that are tried."""
+    weight_decays: tuple[float, ...] = (0.0,)
+    """Weight decays that are tried."""
+    patience: tuple[int, ...] = (2,)
+    """Validations without a better one after which a run stops: values that are tried."""
     epochs: int = 5
-    """Epochs of each run."""
-    patience: int = 2
-    """Validations without a better one after which a run stops."""
+    """Most epochs of each run."""
+    warmup_steps: int = 100
+    """Steps over which a run's rate rises."""
     seeds: int = 3
-    """Runs of the best rate, with a seed each, that are scored on the test splits."""
+    """Runs of the best combination, with a seed each, that are scored on the test splits."""
+    residues: int | None = None
+    """Most residues of the training split, and of the validation split: sequences drawn at random, the same ones for every encoder.
+    Residues, so that tasks of short and of long sequences cost alike. None: all. Test splits are whole."""
     at_once: int | None = None
     """Runs at the same time; None: as many as fit."""
 
     def __post_init__(self) -> None:
-        if not self.learning_rates or min(self.epochs, self.patience, self.seeds) < 1:
-            raise InputError("tuning: give learning_rates, and epochs, patience and seeds of 1 or more")
+        if not all(self.axes.values()):
+            raise InputError("tuning: give one value or more of learning_rates, batch_sizes, weight_decays and patience")
+        if min(self.epochs, self.seeds, 1 if self.residues is None else self.residues) < 1:
+            raise InputError("tuning: epochs, seeds and residues must be 1 or more")
+
+    @property
+    def axes(self) -> dict[str, tuple[Any, ...]]:
+        """What is varied, by the names of :class:`raypro.experiment.FineTuning`'s fields."""
+        return {
+            "batches.size": self.batch_sizes,
+            "optimizer.learning_rate": self.learning_rates,
+            "optimizer.weight_decay": self.weight_decays,
+            "validation.patience": self.patience,
+        }
+
+    def __str__(self) -> str:
+        tried = prod(map(len, self.axes.values()))
+        grid = "; ".join(f"{axis} {', '.join(f'{value:g}' for value in values)}" for axis, values in self.axes.items())
+        part = "all sequences" if self.residues is None else f"at most {self.residues:,} residues of train and of valid, drawn at random"
+        return (
+            f"fine-tuning on {part}; {tried} {'combination' if tried == 1 else 'combinations'} ({grid}), at most {self.epochs} epochs, "
+            f"chosen by validation for each encoder and task apart; then {self.seeds} seeds of the best, judged on whole test splits"
+        )
+
+    def data_of(self, data: str, folder: Path) -> str:
+        """Return the folder of the labelled data that encoders are fine-tuned on: ``data``, or a sample of it in ``folder``."""
+        if self.residues is None:
+            return data
+        opened = LabelledData.open(data)
+        return str(sample(opened, folder / opened.path.name, self.residues).path)
 
     def space(self, name: str, task: str, data: str, like: Experiment, start: Path | None) -> Space:
         """Return what is tried on a task with an encoder.
@@ -131,13 +184,18 @@ class Tuning:
             TASKS[task](),
             like.encoder,
             start=str(start) if start else None,
+            optimizer=Adam(learning_rate=1e-4, beta2=0.999, warmup_steps=self.warmup_steps),
             budget=Budget(epochs=self.epochs),
-            validation=Validation(every=None, sequences=None, patience=self.patience, keep=1),
+            validation=Validation(every=None, sequences=None, keep=1),
             tracking=like.tracking,
             precision=like.precision,
             seed=like.seed,
         )
-        return Space(base, {"optimizer.learning_rate": self.learning_rates}, seeds=self.seeds)
+        return Space(base, self.axes, seeds=self.seeds)
+
+
+PAPER_GRID = Tuning((1e-5, 1e-4, 1e-3), (16, 64), (0.0, 0.01), (3, 10), epochs=30)
+"""That of McDermott et al. 2020, who varied batch size, rate, weight decay and patience, and do not list the values."""
 
 
 def sweep_once(name: str, space: Space, at_once: int | None) -> dict[str, dict[str, Spread]]:

@@ -30,6 +30,7 @@ from raypro.cluster.session import ray_session
 from raypro.config import InputError, to_plain
 from raypro.core.checkpoint import MODEL_FILES
 from raypro.core.distributed import best_device
+from raypro.core.size import parameters
 from raypro.data.corpus import sha256_of
 from raypro.data.plan import tokenise
 from raypro.data.records import Limits
@@ -222,8 +223,7 @@ def embed_all(job: EmbeddingJob, encoder: LoadedEncoder, survey: Survey, workers
 
 def work(job: EmbeddingJob, encoder: LoadedEncoder, survey: Survey) -> int:
     """Return about how many multiplications it takes: every weight meets every residue once, or every patch."""
-    weights = sum(weight.numel() for weight in encoder.module.parameters())
-    return survey.residues * weights // (encoder.limits.min_length if job.pooling else 1)
+    return survey.residues * parameters(encoder.module) // (encoder.limits.min_length if job.pooling else 1)
 
 
 def here(job: EmbeddingJob, encoder: LoadedEncoder) -> Iterator[tuple[int, int]]:

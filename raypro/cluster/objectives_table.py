@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from raypro.cluster.comparing import Pretrained, markdown
+from raypro.core.size import parameters
 from raypro.evaluate import comparison_plots
 from raypro.evaluate.plots import save
 from raypro.evaluate.report_scores import Verdict, judge, reach_of_mean
@@ -44,8 +45,7 @@ class Competitor:
         """Parameters of the encoder, and of all that is trained: heads and an adversary too."""
         with torch.device("meta"):
             encoder = self.experiment.encoder.build()
-            alone = sum(p.numel() for p in encoder.parameters())
-            return alone, sum(p.numel() for p in self.experiment.objective.build(encoder).parameters())
+            return parameters(encoder), parameters(self.experiment.objective.build(encoder))
 
 
 @dataclass(frozen=True)

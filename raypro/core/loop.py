@@ -23,10 +23,11 @@ from raypro.core.random import seed_of
 class Meter:
     """Sums since the last logging, kept on the device so that no step waits for it."""
 
-    def __init__(self, quantities: int, counts: int, device: torch.device) -> None:
+    def __init__(self, quantities: int, counts: int, players: int, device: torch.device) -> None:
         self.sums = torch.zeros(quantities, dtype=torch.float64, device=device)
         self.counts = torch.zeros(counts, dtype=torch.float64, device=device)
-        self.norms = torch.zeros((), dtype=torch.float64, device=device)
+        self.norms = torch.zeros(players, dtype=torch.float64, device=device)
+        self.turns = [0] * players
         self.steps = self.tokens = self.slots = 0
         self.waited = 0.0
         self.started = time.perf_counter()
@@ -79,6 +80,10 @@ class TrainState:
         """Best validation score so far, lower is better: the loss, or minus the metric that chooses the best checkpoint."""
         self.stale = 0
         """Validations since the best one."""
+        self.well_at = 0
+        """Step of the last logging at which the objective found nothing wrong."""
+        self.warned = False
+        """Whether a person was warned that something is."""
         self.quantities = objective.quantities
         self.count_names = list(dict.fromkeys(q.per for q in self.quantities))
         self.count_of = torch.tensor([self.count_names.index(q.per) for q in self.quantities], device=self.device)
@@ -87,7 +92,7 @@ class TrainState:
 
     def new_meter(self) -> Meter:
         """Return an empty meter of the objective's quantities."""
-        return Meter(len(self.quantities), len(self.count_names), self.device)
+        return Meter(len(self.quantities), len(self.count_names), len(self.players), self.device)
 
     @property
     def playing(self) -> PlayerState:
@@ -112,13 +117,21 @@ class TrainState:
         """Rate of the next step, which every player's schedule counts over the steps of all."""
         return self.playing.adam.rate_at(self.step, self.total_steps)
 
+    @property
+    def learning_rates(self) -> dict[str, float]:
+        """Each player's rate if the next step were its own, by its name in the logs (:func:`of_player`)."""
+        return {of_player(each.player, "learning_rate"): each.adam.rate_at(self.step, self.total_steps) for each in self.players}
+
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs beside the weights, as tensors and plain values."""
         optimizers = {state.player.name: state.optimizer.state_dict() for state in self.players}
-        return {"optimizers": optimizers, "residues": self.residues, **{name: getattr(self, name) for name in _PROGRESS}}
+        kept = ("residues", "well_at", "warned", *_PROGRESS)
+        return {"optimizers": optimizers, **{name: getattr(self, name) for name in kept}}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Continue from what :meth:`state_dict` returned; the weights are loaded apart. An older one has no residues: they count from 0.
+        """Continue from what :meth:`state_dict` returned; the weights are loaded apart.
+
+        What an older raypro did not write begins anew: residues at 0, and steps at which something is wrong.
 
         Raises:
             InputError: it is not the state of these players.
@@ -130,6 +143,7 @@ class TrainState:
         self.trained_on.fill_(saved.get("residues", 0))
         for name in _PROGRESS:
             setattr(self, name, saved[name])
+        self.well_at, self.warned = saved.get("well_at", self.step), saved.get("warned", False)
 
     def local_counts(self, prepared: Sequence[Prepared]) -> Tensor:
         """Return this worker's counts [number of counts] of some prepared batches, on the device."""
@@ -160,22 +174,33 @@ class TrainState:
         tokens, slots = volume.tolist()
         seconds = time.perf_counter() - meter.started
         metrics = self.means(sums, counts)
-        metrics["gradient_norm"] = float(meter.norms) / max(1, meter.steps)
+        norms = self.gradient_norms(meter)
+        metrics |= norms
         metrics["tokens_per_second"] = tokens / seconds
         metrics["steps_per_second"] = meter.steps / seconds
         metrics["padding_waste"] = 1 - tokens / max(1.0, slots)
         metrics["waiting_for_data"] = meter.waited / seconds
         self.tokens += int(tokens)
         self.seconds += seconds
-        if not (math.isfinite(metrics["loss"]) and math.isfinite(metrics["gradient_norm"])):
+        if not all(map(math.isfinite, (metrics["loss"], *norms.values()))):
             raise FloatingPointError(
                 f"the loss or its gradient is not finite at step {self.step} or shortly before; "
                 "resume from the last checkpoint with a lower optimizer.learning_rate"
             )
         return metrics
 
+    def gradient_norms(self, meter: Meter) -> dict[str, float]:
+        """Return the mean norm, before clipping, of each player that took a step, by its name in the logs (:func:`of_player`)."""
+        players = zip(self.players, meter.norms.tolist(), meter.turns, strict=True)
+        return {of_player(each.player, "gradient_norm"): norm / turns for each, norm, turns in players if turns}
+
 
 _PROGRESS = ("step", "tokens", "seconds", "best", "stale")
+
+
+def of_player(player: Player, name: str) -> str:
+    """Return what a player's quantity is called in the logs: the encoder's by the plain name, an adversary's in a section of its own."""
+    return name if player.trains_encoder else f"{player.name}/{name}"
 
 
 def train_step(state: TrainState, batches: Sequence[Batch]) -> None:
@@ -202,7 +227,9 @@ def train_step(state: TrainState, batches: Sequence[Batch]) -> None:
         torch.dot(sums, scales.to(sums.dtype)).backward()
         total += sums.detach()
     sum_over_workers(playing.gradients.flat)
-    state.meter.norms += playing.gradients.clip(playing.adam.clip_norm)
+    place = state.players.index(playing)
+    state.meter.norms[place] += playing.gradients.clip(playing.adam.clip_norm)
+    state.meter.turns[place] += 1
     for group in playing.optimizer.param_groups:
         group["lr"] = state.learning_rate
     playing.optimizer.step()
