@@ -5,12 +5,13 @@ import functools
 import io
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import takewhile
 from typing import Any
 
 import tyro
 
-from raypro.config import InputError, RunFailed
+from raypro.config import InputError, RunFailed, nearest, require_finite
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
@@ -32,9 +33,11 @@ def parse(target: Any, args: Sequence[str], **options: Any) -> Any:
     """Return an instance of the dataclass ``target`` from ``args``, as :func:`tyro.cli` does.
 
     Raises:
-        InputError: an unknown name (with the nearest right one), a wrong type, a missing value.
+        InputError: an unknown name (with the nearest right one), a wrong type, a missing value, a number that is not finite.
     """
-    return _strictly(functools.partial(tyro.cli, target, args=args, **options))
+    parsed = _strictly(functools.partial(tyro.cli, target, args=args, **options))
+    require_finite(parsed)
+    return parsed
 
 
 def parse_command(commands: dict[str, Callable[..., Any]], args: Sequence[str], prog: str) -> Callable[[], Any]:
@@ -44,6 +47,7 @@ def parse_command(commands: dict[str, Callable[..., Any]], args: Sequence[str], 
         InputError: as :func:`parse`.
     """
     args = list(args)
+    require_command(commands, args)
     if " ".join(args[:2]) in commands:
         args[:2] = [" ".join(args[:2])]
     later = {name: _deferred(command) for name, command in commands.items()}
@@ -51,11 +55,26 @@ def parse_command(commands: dict[str, Callable[..., Any]], args: Sequence[str], 
     return call
 
 
+def require_command(commands: Iterable[str], args: Sequence[str]) -> None:
+    """Raise InputError, with the nearest right name, where the words before the first option begin no command."""
+    words = list(takewhile(lambda word: not word.startswith("-"), args))[:2]
+    groups = {command.split()[0] for command in commands if " " in command}
+    if not words or any(" ".join(words[:count]) in commands for count in (1, 2)):
+        return
+    if words[0] not in groups:
+        words = words[:1]
+    name = " ".join(words)
+    if name in groups:
+        raise InputError(f"{name}: which? known: {', '.join(command for command in commands if command.startswith(f'{name} '))}")
+    raise InputError(f"{name}: no such command{nearest(name, [*commands, *groups])}")
+
+
 def _deferred(command: Callable[..., Any]) -> Callable[..., Callable[[], Any]]:
     """Return a function of the same parameters that returns the call instead of making it: parsing ends before it begins."""
 
     @functools.wraps(command)
     def later(*args: Any, **kwargs: Any) -> Callable[[], Any]:
+        require_finite([*args, kwargs])
         return functools.partial(command, *args, **kwargs)
 
     return later

@@ -5,6 +5,7 @@ This is the lowest floor: it imports nothing of raypro.
 
 import dataclasses
 import difflib
+import math
 import types
 from collections.abc import Mapping
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -33,6 +34,25 @@ def nearest(name: str, known: list[str]) -> str:
     if len(known) <= NAMED:
         return f"; known: {', '.join(known)}"
     return f"; known: {', '.join(difflib.get_close_matches(name, known, n=NAMED, cutoff=0))} and {len(known) - NAMED} more"
+
+
+def require_finite(value: Any, where: str = "") -> None:
+    """Check every float in ``value``: dataclasses, lists, tuples and mappings, however deep.
+
+    Raises:
+        InputError: one is not a number or infinite; names its field, below ``where``.
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"{where or 'value'}: {value} is no finite number; give one")
+    parts: Mapping[Any, Any] = {}
+    if dataclasses.is_dataclass(value):
+        parts = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    elif isinstance(value, Mapping):
+        parts = value
+    elif isinstance(value, list | tuple):
+        parts = dict(enumerate(value))
+    for name, part in parts.items():
+        require_finite(part, f"{where}.{name}" if where else str(name))
 
 
 def to_plain(value: Any) -> Any:

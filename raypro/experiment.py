@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from raypro.config import InputError, from_plain, to_plain
+from raypro.config import InputError, from_plain, require_finite, to_plain
 from raypro.core.encoders.amplify import AmplifyShape
 from raypro.core.encoders.convolution import ConvolutionShape
 from raypro.core.encoders.cpcprot import CPCProtShape
@@ -81,6 +81,7 @@ class Experiment:
 
     def __post_init__(self) -> None:
         require_name(self.name)
+        require_finite(self)
         if isinstance(self.encoder, OneHotShape):
             raise InputError("encoder: one-hot has no weights to pre-train; take another")
         if self.batches.accumulation_changes and self.budget.steps is None:
@@ -148,6 +149,7 @@ class FineTuning:
 
     def __post_init__(self) -> None:
         require_name(self.name)
+        require_finite(self)
         if isinstance(self.encoder, OneHotShape) and not self.frozen:
             raise InputError("encoder: one-hot has no weights to fine-tune; add --frozen")
 

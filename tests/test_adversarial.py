@@ -120,7 +120,7 @@ def test_the_encoder_sees_the_same_by_tokens_and_by_hard_mixtures(shape: Transfo
     assert taken.any() and torch.equal(by_tokens, by_mixtures)
 
 
-@pytest.mark.parametrize("name", ["gru", "transformer", "threshold"])
+@pytest.mark.parametrize("name", OBJECTIVES)
 def test_both_players_have_the_same_loss(name: str) -> None:
     state = new_state(OBJECTIVES[name], torch.float64)
     prepared, sums = state.objective.prepare(batches_of(0)[0]), []
@@ -143,16 +143,24 @@ def test_every_row_has_its_budget_and_only_standard_residues_are_masked_once() -
             assert torch.equal(prepared.inputs == token, prepared.tokens == token)
 
 
-def test_the_threshold_misses_the_budget_and_the_figures_say_so() -> None:
-    objective = replace(SMALL, choice="threshold", temperature=2.0)
+def test_the_threshold_misses_the_budget_and_the_figures_are_over_what_it_takes() -> None:
+    objective = replace(SMALL, choice="threshold", temperature=0.5)
     state, prepared = new_state(objective), objective.prepare(batches_of(0)[0])
     with torch.no_grad():
         s, _ = state.model.noiser(prepared.tokens)
-        p = relaxed_subset(s, prepared.which, prepared.candidates, prepared.k, 2.0)
-        taken = int(threshold_subset(p, prepared.candidates).sum())
-    means = evaluate(state, batches_of(0))
-    assert taken < int(prepared.k.sum())
-    assert means["noiser/masked_of_budget"] == pytest.approx(taken / int(prepared.k.sum()))
+        p = relaxed_subset(s, prepared.which, prepared.candidates, prepared.k, 0.5)
+        chosen = threshold_subset(p, prepared.candidates)
+        taken, random, k = int(chosen.sum()), int(prepared.at_random.sum()), int(prepared.k.sum())
+        sums = objective.sums(state.model, prepared)
+    means = evaluate(state, batches_of(0, 2))
+    assert 0 < taken < k
+    assert means["noiser/masked_of_budget"] == pytest.approx(taken / k)
+    assert means["loss_mlm"] == pytest.approx(float(sums[0]) / (random + taken), rel=1e-5)
+    assert means["loss_adversarial"] == pytest.approx(float(sums[2]) / taken, rel=1e-5)
+    assert means["loss_random"] == pytest.approx(float(sums[3]) / random, rel=1e-5)
+    for figure, count in (("mask keep replace", "noiser/"), (STANDARD, "noiser_chosen/"), ("0123456789", "noiser_place/")):
+        names = figure.split() if " " in figure else figure
+        assert sum(means[count + name] for name in names) == pytest.approx(1.0)
     assert evaluate(new_state(SMALL), batches_of(0))["noiser/masked_of_budget"] == 1.0
 
 

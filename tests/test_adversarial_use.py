@@ -7,24 +7,29 @@ import math
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Literal
 
 import pytest
 import torch
 from torch import Tensor
 
 from raypro.cli import pretrain_main
+from raypro.cluster.train import require_corpus
 from raypro.config import InputError
 from raypro.core.encoders.cpcprot import CPCProtShape
+from raypro.core.loop import TrainState, evaluate
 from raypro.core.noiser import GRUNoiserShape
 from raypro.core.noising import importance, inclusion, relative_entropy
 from raypro.core.objectives.adversarial import Adversarial
 from raypro.core.objectives.mlm import MLM
 from raypro.core.objectives.objective import players_of
+from raypro.core.optimizer import Adam
 from raypro.core.subset import gumbel
 from raypro.experiment import Experiment
 from raypro.outbox import FOLDER
+from raypro.settings import Batches
 from raypro.training import WARNING, Hooks
-from tests.small import random_sequences, tiny_experiment, write_corpus
+from tests.small import TINY, batch_of, random_sequences, tiny_experiment, write_corpus
 
 ROOT = Path(__file__).resolve().parent.parent
 SCORES = torch.tensor([[2.0, 0.0, -1.0, 0.5, 1.0, -2.0]], dtype=torch.float64)
@@ -52,6 +57,16 @@ def test_inclusion_of_what_is_certain_and_of_nothing() -> None:
     everywhere[2] = False
     pi = inclusion(s, everywhere, torch.tensor([2, 4, 0]))
     assert pi.tolist() == [pytest.approx([1.0, 1.0, 0.0, 0.0], abs=1e-5), pytest.approx([1.0] * 4, abs=1e-5), [0.0] * 4]
+
+
+@pytest.mark.parametrize("above", [30.0, 300.0, 5000.0])
+def test_inclusion_sums_to_k_however_far_scores_are_apart(above: float) -> None:
+    s, k = torch.zeros(3, 40), torch.tensor([5, 5, 39])
+    s[0, :3], s[1, :30], s[1, 30:] = above, above, -above
+    pi = inclusion(s, torch.ones(3, 40, dtype=torch.bool), k)
+    assert pi.sum(dim=1).tolist() == pytest.approx(k.tolist(), rel=1e-3)
+    assert pi[0].tolist() == pytest.approx([1.0] * 3 + [2 / 37] * 37, rel=1e-3)
+    assert pi[1].tolist() == pytest.approx([1 / 6] * 30 + [0.0] * 10, rel=1e-3)
 
 
 def test_importance_makes_a_sum_over_those_taken_an_estimate_of_the_uniform_one() -> None:
@@ -91,7 +106,10 @@ def test_a_noiser_that_always_takes_the_same_has_no_entropy_however_many_it_take
         ({"random_rate": -0.1}, "must not be negative"),
         ({"mask_share": 0.9, "random_share": 0.2}, "mask_share and random_share"),
         ({"reweight": True}, "add --objective.random-rate 0"),
+        ({"reweight": True, "random_rate": 0.0, "choice": "threshold"}, "leave --objective.choice top"),
         ({"weight_cap": 0.0}, "objective.weight_cap"),
+        ({"weight_cap": math.nan}, "objective.weight_cap: nan is no finite number"),
+        ({"temperature": math.inf}, "objective.temperature: inf is no finite number"),
         ({"noiser_steps": 0}, "objective.noiser_steps: 0 must be 1 or more"),
         ({"encoder_steps": 0}, "objective.encoder_steps"),
     ],
@@ -119,16 +137,51 @@ def test_short_sequences_are_refused_before_the_cluster_is_asked(
     assert not (raypro_home / "runs").exists()
 
 
+def test_sequences_that_are_cropped_too_short_are_refused(tmp_path: Path) -> None:
+    write_corpus(tmp_path / "long", {"train": random_sequences(20, 12, 20), "valid": random_sequences(5, 12, 20)})
+    batches = Batches(token_budget=256, max_length=4, window_row_groups=2)
+    with pytest.raises(InputError, match=r"\(4 residues\) rounds to none; .* crop at --batches.max-length 5 or more"):
+        require_corpus(tiny_experiment(tmp_path / "long", objective=Adversarial(), batches=batches))
+    require_corpus(tiny_experiment(tmp_path / "long", objective=Adversarial(), batches=replace(batches, max_length=5)))
+
+
+@pytest.mark.parametrize("random_rate", [0.0, 0.1])
+def test_a_sequence_with_too_few_standard_residues_for_the_budget_changes_no_other(random_rate: float) -> None:
+    objective = Adversarial(noiser=GRUNoiserShape(8, 8, 1), random_rate=random_rate)
+    torch.manual_seed(0)
+    state = TrainState(objective, objective.build(TINY.build()).double(), Adam(1e-3, warmup_steps=0))
+    prepared = objective.prepare(batch_of("XXXXXXXXAC", "ACDEFGHIKL"))
+    assert prepared.k.tolist() == [0, 1]
+    alone, beside = evaluate(state, [batch_of("ACDEFGHIKL")]), evaluate(state, [batch_of("XXXXXXXXAC", "ACDEFGHIKL")])
+    about = [name for name in alone if name.startswith("noiser") or name == "loss_adversarial"]
+    about = [name for name in about if not name.startswith("noiser_candidates")]  # its residues could be taken all the same
+    assert [beside[name] for name in about] == pytest.approx([alone[name] for name in about])
+    assert random_rate or beside["loss_random"] == pytest.approx(alone["loss_random"])
+
+
 def test_the_baseline_masks_as_much_at_random() -> None:
     assert Adversarial(adversarial_rate=0.15, random_rate=0.1, mask_share=0.7).random_masking() == MLM(0.25, 0.7, 0.1)
 
 
 def test_the_best_checkpoint_is_that_of_the_loss_that_no_noiser_moves() -> None:
     experiment = tiny_experiment(Path("corpus"), objective=Adversarial())
-    assert experiment.selected_by == ("valid/loss_random", "min")
     reweighted = replace(experiment, objective=Adversarial(reweight=True, random_rate=0.0))
-    assert reweighted.selected_by == ("valid/loss_mlm", "min")
+    assert experiment.selected_by == reweighted.selected_by == ("valid/loss_random", "min")
     assert Experiment.from_plain(reweighted.to_plain()) == reweighted
+
+
+@pytest.mark.parametrize("choice", ["top", "threshold"])
+def test_a_noiser_with_one_way_of_masking_left_is_seen_with_either_choice(choice: Literal["top", "threshold"]) -> None:
+    objective = Adversarial(noiser=GRUNoiserShape(8, 8, 1), choice=choice)
+    torch.manual_seed(0)
+    state = TrainState(objective, objective.build(TINY.build()), Adam(1e-3, warmup_steps=0))
+    batch = batch_of(*random_sequences(20, 60, 80))
+    assert objective.warning(evaluate(state, [batch])) is None
+    with torch.no_grad():
+        state.model.noiser.scores.bias[1] = 60.0  # of MASK
+    means = evaluate(state, [batch])
+    assert objective.warning(means) == "the noiser has one way of masking left: mask"
+    assert choice == "top" or means["noiser/masked_of_budget"] < 0.9
 
 
 def test_every_weight_has_one_player() -> None:
@@ -139,11 +192,24 @@ def test_every_weight_has_one_player() -> None:
     assert set().union(*owned) == set(map(id, model.parameters()))
 
 
-WELL = {"noiser/entropy": 0.6, "noiser/mask": 0.5, "noiser/keep": 0.2, "noiser/replace": 0.3}
-COLLAPSED = {"entropy": {**WELL, "noiser/entropy": 0.01}, "option": {**WELL, "noiser/mask": 0.0, "noiser/keep": 0.0, "noiser/replace": 1.0}}
+WELL = {"noiser/entropy": 0.6, "noiser/masked_of_budget": 1.0, "noiser/mask": 0.5, "noiser/keep": 0.2, "noiser/replace": 0.3}
+COLLAPSED = {
+    "entropy": {**WELL, "noiser/entropy": 0.01},
+    "option": {**WELL, "noiser/mask": 0.0, "noiser/keep": 0.0, "noiser/replace": 1.0},
+    "given up": {**WELL, "noiser/mask": 0.6, "noiser/keep": 0.4, "noiser/replace": 0.0},
+    "nothing": {name: value if name == "noiser/entropy" else 0.0 for name, value in WELL.items()},
+}
 
 
-@pytest.mark.parametrize(("name", "message"), [("entropy", "the same residues"), ("option", "one way of masking left: replace")])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("entropy", "the same residues"),
+        ("option", "one way of masking left: replace"),
+        ("given up", "given up a way of masking: replace"),
+        ("nothing", "masks nothing"),
+    ],
+)
 def test_a_collapsed_noiser_is_warned_of_after_so_many_steps_and_not_before(name: str, message: str, tmp_path: Path) -> None:
     objective = Adversarial(warn_after=30)
     job = SimpleNamespace(experiment=tiny_experiment(tmp_path, objective=objective))

@@ -203,7 +203,8 @@ def require_corpus(experiment: Experiment) -> Corpus:
             raise InputError(f"{corpus.path}: no sequence in its {split} split; build the corpus with one")
         data_plan(experiment, split)  # refuses a token budget that holds no sequence
         if isinstance(experiment.objective, Demanding):
-            experiment.objective.require_lengths(*corpus.length_range(split))
+            shortest, longest = (min(length, experiment.batches.max_length) for length in corpus.length_range(split))  # as they are cropped
+            experiment.objective.require_lengths(shortest, longest)
     return corpus
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from raypro.config import InputError
 from raypro.core.batch import Batch
 from raypro.core.distributed import FlatGradients, rank, sum_over_workers
-from raypro.core.objectives.objective import Objective, Player, Prepared, players_of
+from raypro.core.objectives.objective import Objective, Player, Prepared, Reckoning, players_of
 from raypro.core.optimizer import Adam
 from raypro.core.random import seed_of
 
@@ -159,7 +159,10 @@ class TrainState:
         """Return each quantity's mean and the loss, from sums and counts over all workers."""
         values = (sums / counts[self.count_of].clamp(min=1)).tolist()
         loss = sum(q.weight * value for q, value in zip(self.quantities, values, strict=True))
-        return {"loss": loss, **{q.name: value for q, value in zip(self.quantities, values, strict=True)}}
+        means = {"loss": loss, **{q.name: value for q, value in zip(self.quantities, values, strict=True)}}
+        if isinstance(self.objective, Reckoning):
+            return self.objective.reckoned(means, dict(zip(self.count_names, counts.tolist(), strict=True)))
+        return means
 
     def take_metrics(self) -> dict[str, float]:
         """Return means and speeds over all workers since the last call. Every worker must call it at the same step.

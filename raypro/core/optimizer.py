@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from raypro.config import InputError
+from raypro.config import InputError, require_finite
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Adam:
     """The gradient's norm is scaled down to this."""
 
     def __post_init__(self) -> None:
+        require_finite(self, "optimizer")
         for name in ("learning_rate", "epsilon", "clip_norm"):
             if getattr(self, name) <= 0:
                 raise InputError(f"optimizer.{name}: {getattr(self, name)} must be above 0")

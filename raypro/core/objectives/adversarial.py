@@ -17,6 +17,12 @@ the forward pass: so the noiser learns which residues are hard, and not only whi
 The players take turns: ``noiser_steps`` of the noiser, who wants L high, then ``encoder_steps`` of the encoder, who wants it low.
 While the encoder plays the noiser's choice is a constant, and the encoder sees tokens.
 
+With ``reweight`` nothing is masked at random, and the encoder wants a weighed L low, after importance sampling (Chen et al. 2020):
+
+    mean over masked residues i of w_i (- log P(x_i | x~))        w_i = min(weight_cap, (k / n) / pi_i)
+
+where n residues are there to be taken and pi_i is about the probability that the noiser takes i (:func:`raypro.core.noising.inclusion`).
+
 Legend: B sequences, T tokens, V alphabet, O = 22 options.
 """
 
@@ -31,27 +37,33 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
-from raypro.config import InputError
+from raypro.config import InputError, require_finite
 from raypro.core.alphabet import STANDARD, TOKEN_TO_CLASS
 from raypro.core.batch import Batch
 from raypro.core.masking import mask_residues
-from raypro.core.noiser import HIDE, KEEP, OPTIONS, GRUNoiserShape, TransformerNoiserShape
-from raypro.core.noising import importance, inclusion, mixed_inputs, noised_tokens, relative_entropy
+from raypro.core.noiser import OPTIONS, GRUNoiserShape, TransformerNoiserShape
+from raypro.core.noising import (
+    BINS,
+    SHOWN,
+    Noised,
+    importance,
+    inclusion,
+    mixed_inputs,
+    noised_tokens,
+    random_option,
+    relative_entropy,
+    what_is_taken,
+)
 from raypro.core.objectives.mlm import MLM, MaskedLanguageModel, require_rates
 from raypro.core.objectives.objective import Player, Quantity
 from raypro.core.optimizer import Adam
 from raypro.core.random import uniform
-from raypro.core.residues import residue_mask
 from raypro.core.subset import gumbel, gumbel_softmax, hard_subset, relaxed_subset, straight_through, threshold_subset
 
 _WHICH, _HOW = 3, 4
 """Streams of randomness of a sequence, beside those of random masking."""
-BINS = 10
-"""Parts of a sequence that the places of masked residues are counted in."""
-SHOWN = ("mask", "keep", "replace")
-"""The ways of masking."""
-LEAST_ENTROPY, MOST_SHARE = 0.02, 0.99
-"""Beyond these the noiser has collapsed."""
+LEAST_ENTROPY, LEAST_SHARE, MOST_SHARE = 0.02, 0.001, 0.99
+"""Beyond these the noiser has collapsed: of its entropy, and of the share of a way of masking."""
 
 
 @dataclass(frozen=True)
@@ -72,13 +84,14 @@ class Adversarial:
     """t of the relaxed choices: the lower, the nearer they are to the hard ones, and the noisier their gradient."""
     choice: Literal["top", "threshold"] = "top"
     """Which residues are masked: the k with the highest p; or, as Algorithm 3 has it, those with p > 0.5, which are not always k.
-    Means are then still over k a sequence, the number that is known before the noiser has chosen."""
+    What the players play for is then still over k a sequence, the number that is known before the noiser has chosen; the figures that
+    are logged are over those that were masked."""
     reweight: bool = False
-    """Weigh the encoder's loss by importance instead of masking a part at random (after Chen et al. 2020): the term of residue i by
-    min(``weight_cap``, (k / n) / pi_i), where pi_i is about the probability that the noiser takes it. So the encoder's loss estimates
-    that of uniform masking, whatever the noiser prefers."""
+    """Weigh the encoder's loss by importance instead of masking a part at random, see above. Without a cap it would estimate the loss on
+    residues taken uniformly, shown as the noiser shows them. The cap makes it lower, the more so the more peaked the noiser's choice
+    is: what the noiser seldom takes then counts for less than its share. So it is trained on, and no checkpoint is chosen by it."""
     weight_cap: float = 5.0
-    """Most that a term weighs by importance."""
+    """Most that a term weighs by importance: a residue that is seldom taken would else make the gradient noisy."""
     noiser_steps: int = 10
     """Steps of the noiser's turn."""
     encoder_steps: int = 10
@@ -89,12 +102,15 @@ class Adversarial:
     """Warn when the noiser has been collapsed for so many steps: always the same residues, or one way of masking only."""
 
     def __post_init__(self) -> None:
+        require_finite(self, "objective")
         require_rates(self.adversarial_rate, self.mask_share, self.random_share, name="adversarial_rate")
         if not 0 <= self.random_rate or self.adversarial_rate + self.random_rate > 1:
             rates = f"{self.random_rate} and {self.adversarial_rate}"
             raise InputError(f"objective.random_rate and adversarial_rate: {rates} must not be negative nor sum beyond 1")
         if self.reweight and self.random_rate:
             raise InputError("objective.reweight: stands in the place of random masking; add --objective.random-rate 0")
+        if self.reweight and self.choice != "top":
+            raise InputError("objective.reweight: how probably a threshold takes a residue is not known; leave --objective.choice top")
         for name in ("temperature", "weight_cap"):
             if getattr(self, name) <= 0:
                 raise InputError(f"objective.{name}: {getattr(self, name)} must be above 0")
@@ -110,13 +126,15 @@ class Adversarial:
 
     @property
     def judged_by(self) -> str:
-        """The loss on residues masked at random; with importance weights the whole loss, which estimates the same."""
-        return "loss_random" if self.random_rate else "loss_mlm"
+        """The loss on residues masked at random, which the noiser does not move.
+
+        Where training masks none at random (``random_rate`` 0), validation masks as many as the noiser takes a second time, at random.
+        """
+        return "loss_random"
 
     @property
     def quantities(self) -> tuple[Quantity, ...]:
         """The loss, its two parts apart, and what the noiser does."""
-        by_chance = (Quantity("loss_random", "random", 0.0),) if self.random_rate else ()
         of_budget = [f"noiser/{name}" for name in ("masked_of_budget", *SHOWN)]
         chosen = [f"noiser_chosen/{letter}" for letter in STANDARD]
         places = [f"noiser_place/{place}" for place in range(BINS)]
@@ -124,7 +142,7 @@ class Adversarial:
             Quantity("loss_mlm", "masked", 1.0),
             Quantity("accuracy_mlm", "masked", 0.0),
             Quantity("loss_adversarial", "adversarial", 0.0),
-            *by_chance,
+            Quantity("loss_random", "random", 0.0),
             Quantity("noiser/entropy", "sequences", 0.0),
             *[Quantity(name, "adversarial", 0.0) for name in (*of_budget, *chosen, *places)],
             *[Quantity(f"noiser_candidates/{letter}", "candidates", 0.0) for letter in STANDARD],
@@ -153,6 +171,9 @@ class Adversarial:
     def require_lengths(self, shortest: int, longest: int) -> None:
         """Check that the noiser masks something of every sequence.
 
+        Lengths are of letters. B, O, U, X and Z are never masked: of a sequence with too few others the noiser takes none, and its
+        other terms are what they would be.
+
         Raises:
             InputError: of the shortest it masks nothing.
         """
@@ -160,10 +181,10 @@ class Adversarial:
             least = math.ceil(0.5 / self.adversarial_rate)
             raise InputError(
                 f"objective.adversarial_rate: {self.adversarial_rate} of the shortest sequence ({shortest} residues) rounds to none; "
-                f"build the corpus with --min-length {least}, or raise the rate"
+                f"build the corpus with --min-length {least}, crop at --batches.max-length {least} or more, or raise the rate"
             )
 
-    def prepare(self, batch: Batch) -> "Noised":
+    def prepare(self, batch: Batch) -> Noised:
         """Mask the batch at random, and draw the noise of the noiser's choices."""
         classes = torch.from_numpy(TOKEN_TO_CLASS)[batch.tokens]
         at_random, inputs = torch.zeros_like(classes, dtype=torch.bool), batch.tokens
@@ -180,7 +201,7 @@ class Adversarial:
         noise = [gumbel(torch.from_numpy(drawn.astype(np.float32))) for drawn in (which, how)]
         return Noised(batch.tokens, inputs, classes, at_random, candidates, k, *noise)
 
-    def sums(self, model: "AdversarialModel", prepared: "Noised") -> Tensor:
+    def sums(self, model: "AdversarialModel", prepared: Noised) -> Tensor:
         """Return the sums of :attr:`quantities`."""
         x = prepared
         s, u = model.noiser(x.tokens)
@@ -188,81 +209,61 @@ class Adversarial:
         taken = hard_subset(p, x.k, x.candidates) if self.choice == "top" else threshold_subset(p, x.candidates)
         how = x.how_of(taken)
         shown = (u.detach() + how).argmax(dim=-1)  # [B, T] an option
-        if p.requires_grad:  # the noiser plays
+        plays = p.requires_grad  # the noiser does
+        if plays:
             m = straight_through(taken, p)
             o = straight_through(one_hot(shown, OPTIONS), gumbel_softmax(u, how, self.temperature))
             h = model.encoder(x.tokens, mixed_inputs(x.inputs, m, o))
         else:
             m = taken.to(p.dtype)
             h = model.hidden(noised_tokens(x.inputs, taken, shown))
-        logits = model.token_logits(h)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        losses = cross_entropy(logits.transpose(1, 2), x.classes, ignore_index=-1, reduction="none")  # [B, T], 0 where there is no class
+        losses, correct = terms(model, h, x.classes)
         pi = inclusion(s, x.candidates, x.k)
-        if self.reweight and not p.requires_grad:
-            m = m * importance(pi, x.candidates, x.k, self.weight_cap)
         at_random, adversarial = (losses * x.at_random).sum(), (losses * m).sum()
-        correct = ((logits.detach().argmax(dim=-1) == x.classes) & (x.at_random | taken)).sum()
-        parts = [adversarial + at_random, correct, (losses.detach() * taken).sum()] + ([at_random.detach()] if self.random_rate else [])
+        loss = at_random + adversarial
+        if self.reweight:
+            weighed = (losses * taken * importance(pi, x.candidates, x.k, self.weight_cap)).sum()
+            loss = adversarial + (weighed - adversarial).detach() if plays else weighed  # one value, whoever plays
+        if not (self.random_rate or model.training):
+            at_random = self._loss_at_random(model, x)
+        right = (correct & (x.at_random | taken)).sum()
+        parts = [loss, right, (losses.detach() * taken).sum(), at_random.detach()]
         entropy = (relative_entropy(pi, x.candidates, x.k) * (x.k > 0).to(pi.device)).sum()
-        about = torch.cat([entropy[None], *what_is_taken(x, taken, shown)])
+        about = torch.cat([entropy[None], *what_is_taken(x.tokens, x.classes, x.candidates, taken, shown)])
         return torch.cat([torch.stack([part.to(losses.dtype) for part in parts]), about.to(losses.dtype)])
+
+    def _loss_at_random(self, model: "AdversarialModel", x: Noised) -> Tensor:
+        """Return the sum of the losses where k residues a sequence are masked at random: the noiser's own noise chooses, no score does."""
+        taken = hard_subset(x.which, x.k, x.candidates)
+        shown = random_option(x.how_of(taken), self.mask_share, self.random_share)
+        losses, _ = terms(model, model.hidden(noised_tokens(x.inputs, taken, shown)), x.classes)
+        return (losses * taken).sum()
+
+    def reckoned(self, means: Mapping[str, float], counts: Mapping[str, float]) -> dict[str, float]:
+        """Return the means as they are logged: those over masked residues over as many as were masked, which a threshold decides.
+
+        The loss on residues masked at random is left out where none were.
+        """
+        of_budget = means["noiser/masked_of_budget"]
+        masked = 1 - (1 - of_budget) * counts["adversarial"] / max(1, counts["masked"])
+        shares = {q.name: of_budget for q in self.quantities if q.per == "adversarial"} | {"loss_mlm": masked, "accuracy_mlm": masked}
+        del shares["noiser/masked_of_budget"]
+        found = {name: value / (shares.get(name) or 1.0) for name, value in means.items()}
+        if not (self.random_rate or found["loss_random"]):
+            del found["loss_random"]
+        return found
 
     def warning(self, means: Mapping[str, float]) -> str | None:
         """Return how the noiser has collapsed, from the means of the quantities; None where it has not."""
         if means["noiser/entropy"] < LEAST_ENTROPY:
             return "the noiser has no entropy left: it takes the same residues whatever the noise"
-        for name in SHOWN:
-            if means[f"noiser/{name}"] > MOST_SHARE:
-                return f"the noiser has one way of masking left: {name}"
-        return None
-
-
-@dataclass(frozen=True)
-class Noised:
-    """A batch masked at random, with the noise by which the noiser masks more of it."""
-
-    tokens: Tensor
-    """[B, T] int64: the sequences."""
-    inputs: Tensor
-    """[B, T] int64: after random masking."""
-    classes: Tensor
-    """[B, T] int64: 0..19, or -1 for what is no target."""
-    at_random: Tensor
-    """[B, T] bool: masked at random."""
-    candidates: Tensor
-    """[B, T] bool: what the noiser may take."""
-    k: Tensor
-    """[B] int64, on the host: how many it takes."""
-    which: Tensor
-    """[B, T] Gumbel noise of the choice of residues."""
-    how: Tensor
-    """[B, K, O] Gumbel noise of the options: the first residue taken of a sequence has the first, and so on; K the highest k."""
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """Number of masked residues, of either kind, of residues the noiser chooses among, and of sequences that it masks."""
-        at_random, adversarial = int(self.at_random.sum()), int(self.k.sum())
-        return {
-            "masked": at_random + adversarial,
-            "random": at_random,
-            "adversarial": adversarial,
-            "candidates": int(self.candidates.sum()),
-            "sequences": int((self.k > 0).sum()),
-        }
-
-    def how_of(self, taken: Tensor) -> Tensor:
-        """Return the noise of the options [B, T, O] where ``taken`` [B, T]; elsewhere that of the last one taken before.
-
-        Where more than k are taken they begin again with the first.
-        """
-        number = (taken.cumsum(dim=1) - 1).clamp(min=0) % self.k.to(taken.device).clamp(min=1)[:, None]
-        return self.how.gather(1, number[:, :, None].expand(-1, -1, OPTIONS))
-
-    def to(self, device: torch.device) -> "Noised":
-        """Return the same with its tensors on ``device``, but k, which the sampler needs on the host."""
-        moved = {name: tensor.to(device, non_blocking=True) for name, tensor in vars(self).items() if name != "k"}
-        return Noised(**moved, k=self.k)
+        if means["noiser/masked_of_budget"] < LEAST_SHARE:
+            return "the noiser masks nothing: no residue is above the threshold"
+        ways = {name: means[f"noiser/{name}"] for name in SHOWN}
+        most, least = max(ways, key=ways.__getitem__), min(ways, key=ways.__getitem__)
+        if ways[most] > MOST_SHARE:
+            return f"the noiser has one way of masking left: {most}"
+        return f"the noiser has given up a way of masking: {least}" if ways[least] < LEAST_SHARE else None
 
 
 class AdversarialModel(MaskedLanguageModel):
@@ -273,16 +274,9 @@ class AdversarialModel(MaskedLanguageModel):
         self.noiser = noiser
 
 
-def what_is_taken(x: Noised, taken: Tensor, shown: Tensor) -> list[Tensor]:
-    """Return, in the order of the quantities, sums over those ``taken`` [B, T]: ways of masking, residues, places; then candidates."""
-    residues = residue_mask(x.tokens)
-    places = (residues.cumsum(dim=1) - 1).clamp(min=0) * BINS // residues.sum(dim=1, keepdim=True).clamp(min=1)
-    way = (shown > HIDE).long() + (shown > KEEP).long()  # a place in SHOWN
-
-    def histogram(values: Tensor, counted: Tensor, size: int) -> Tensor:
-        zeros = torch.zeros(size, dtype=torch.float64, device=values.device)
-        return zeros.index_add_(0, values.clamp(0, size - 1).flatten(), counted.flatten().to(torch.float64))
-
-    of_taken = [taken.sum(dtype=torch.float64)[None], histogram(way, taken, len(SHOWN))]
-    of_taken += [histogram(x.classes, taken, len(STANDARD)), histogram(places, taken, BINS)]
-    return [*of_taken, histogram(x.classes, x.candidates, len(STANDARD))]
+def terms(model: AdversarialModel, h: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+    """Return of the encoder's vectors h [B, T, D] each residue's loss [B, T], nats, and whether its class is found; 0 without a class."""
+    logits = model.token_logits(h)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    losses = cross_entropy(logits.transpose(1, 2), classes, ignore_index=-1, reduction="none")
+    return losses, logits.detach().argmax(dim=-1) == classes

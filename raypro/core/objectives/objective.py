@@ -113,6 +113,14 @@ class Watched(Protocol):
         """Return what is wrong by the means of the quantities since the last logging, in a sentence; None where nothing is."""
 
 
+@runtime_checkable
+class Reckoning(Protocol):
+    """An objective some of whose means are over what only the model decides: not known before it runs, so no part of the loss's."""
+
+    def reckoned(self, means: Mapping[str, float], counts: Mapping[str, float]) -> dict[str, float]:
+        """Return the means of the quantities as they are logged, from those over ``counts``, which are sums over all workers."""
+
+
 def players_of(objective: Objective) -> tuple[Player, ...]:
     """Return an objective's players: most have one, that owns the whole model."""
     return objective.players if isinstance(objective, Game) else (Player("model"),)
