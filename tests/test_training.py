@@ -30,6 +30,7 @@ from raypro.home import RUN_FILE, run_folder
 from raypro.outbox import read_records
 from raypro.pretraining import data_plan
 from raypro.settings import Budget, Tracking, Validation, Workers
+from tests.processes import left_after
 from tests.small import random_sequences, tiny_experiment, write_corpus
 
 pytestmark = pytest.mark.cluster
@@ -140,7 +141,7 @@ def orphan(experiment: Experiment, home: Path) -> Path:
         with suppress(psutil.NoSuchProcess):
             process.kill()
     driver.wait()
-    psutil.wait_procs(killed, timeout=20)
+    assert not left_after(killed, 20)
     return run_folder(orphaned.name)
 
 

@@ -26,6 +26,7 @@ from raypro.sweep import Result, Sweep, Trial, logged, sweep_folder
 from raypro.tracking import fetch_model
 from raypro.training import train
 from tests.conftest import ROOT
+from tests.processes import left_after
 from tests.small import hydrophobic_share, random_sequences, tiny_fine_tuning, write_corpus
 
 pytestmark = pytest.mark.cluster
@@ -196,7 +197,7 @@ def end(process: subprocess.Popen[bytes], sent: signal.Signals) -> list[psutil.P
     children = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(sent)
     process.wait(60)
-    left = psutil.wait_procs(children, timeout=30)[1]
+    left = left_after(children, 30)
     for child in left:
         child.kill()
     return left
