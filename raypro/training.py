@@ -157,15 +157,15 @@ class Hooks:
             self.outbox.metrics(state.step, metrics)
 
     def watch(self, state: TrainState, means: dict[str, float]) -> None:
-        """Warn once a run, restarts or not, of what the objective says has been wrong for too long."""
+        """Warn, once a run of each thing, restarts or not, of what the objective says has been wrong for too long."""
         objective = state.objective
-        if not isinstance(objective, Watched) or state.warned:
+        if not isinstance(objective, Watched):
             return
         wrong = objective.warning(means)
-        if not wrong:
+        if not wrong or wrong in state.warnings:
             state.well_at = state.step
         elif state.step - state.well_at >= objective.warn_after:
-            state.warned = True
+            state.warnings = (*state.warnings, wrong)
             if self.outbox:
                 self.outbox.tags({WARNING: f"{wrong} (for {state.step - state.well_at} steps, at step {state.step})"})
 

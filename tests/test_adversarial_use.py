@@ -213,7 +213,7 @@ COLLAPSED = {
 def test_a_collapsed_noiser_is_warned_of_after_so_many_steps_and_not_before(name: str, message: str, tmp_path: Path) -> None:
     objective = Adversarial(warn_after=30)
     job = SimpleNamespace(experiment=tiny_experiment(tmp_path, objective=objective))
-    state = SimpleNamespace(objective=objective, step=0, well_at=0, warned=False)
+    state = SimpleNamespace(objective=objective, step=0, well_at=0, warnings=())
     hooks = Hooks(job, tmp_path, None, None, state)
 
     def watch(means: dict[str, float], steps: range) -> list[str]:
@@ -227,3 +227,7 @@ def test_a_collapsed_noiser_is_warned_of_after_so_many_steps_and_not_before(name
     assert watch(COLLAPSED[name], range(40, 60, 10)) == []
     warnings = watch(COLLAPSED[name], range(60, 200, 10))
     assert len(warnings) == 1 and message in warnings[0] and warnings[0].endswith("(for 30 steps, at step 60)")
+    other = COLLAPSED["entropy" if name != "entropy" else "option"]
+    assert len(watch(COLLAPSED[name], range(200, 240, 10))) == 1  # of the same no more
+    assert len(watch(other, range(240, 260, 10))) == 1
+    assert watch(other, range(260, 300, 10))[1].endswith("(for 30 steps, at step 260)")  # of another as soon as it has lasted

@@ -81,9 +81,9 @@ class TrainState:
         self.stale = 0
         """Validations since the best one."""
         self.well_at = 0
-        """Step of the last logging at which the objective found nothing wrong."""
-        self.warned = False
-        """Whether a person was warned that something is."""
+        """Step of the last logging at which the objective found nothing wrong that a person was not warned of."""
+        self.warnings: tuple[str, ...] = ()
+        """What a person was warned of."""
         self.quantities = objective.quantities
         self.count_names = list(dict.fromkeys(q.per for q in self.quantities))
         self.count_of = torch.tensor([self.count_names.index(q.per) for q in self.quantities], device=self.device)
@@ -125,7 +125,7 @@ class TrainState:
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs beside the weights, as tensors and plain values."""
         optimizers = {state.player.name: state.optimizer.state_dict() for state in self.players}
-        kept = ("residues", "well_at", "warned", *_PROGRESS)
+        kept = ("residues", "well_at", "warnings", *_PROGRESS)
         return {"optimizers": optimizers, **{name: getattr(self, name) for name in kept}}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
@@ -143,7 +143,7 @@ class TrainState:
         self.trained_on.fill_(saved.get("residues", 0))
         for name in _PROGRESS:
             setattr(self, name, saved[name])
-        self.well_at, self.warned = saved.get("well_at", self.step), saved.get("warned", False)
+        self.well_at, self.warnings = saved.get("well_at", self.step), tuple(saved.get("warnings", ()))
 
     def local_counts(self, prepared: Sequence[Prepared]) -> Tensor:
         """Return this worker's counts [number of counts] of some prepared batches, on the device."""
