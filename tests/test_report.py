@@ -50,7 +50,7 @@ def test_a_fine_tuned_model_stands_with_its_interval_baseline_costs_and_overlap(
     assert (cell["ours"], cell["low"], cell["high"], cell["seeds"]) == ("0.6", "0.55", "0.65", "1")
     assert (cell["baseline"], cell["baseline_name"], cell["verdict"]) == ("0.5", "ridge on one-hot", "better")
     assert (cell["parameters"], cell["checksum"], cell["data_checksum"]) == ("800000", "a80a4c5b4e0e", "896d620950eb")
-    assert (float(cell["tokens"]), float(cell["minutes"])) == (300_500, 5)  # pre-training and fine-tuning
+    assert (float(cell["residues"]), float(cell["minutes"])) == (294_490, 5)  # pre-training and fine-tuning
     assert (cell["identical_in_corpus"], cell["near_in_corpus"]) == ("3", "11")
     assert len(cell["run_id"]) == 32
 
@@ -64,7 +64,8 @@ def test_runs_that_differ_in_the_seed_alone_are_one_row(cells):
 
 def test_a_sweep_stands_with_mean_deviation_and_the_costs_of_its_seeds(cells):
     cell = cells[TAPE, "Convolution, not pre-trained", "", "stability, ρ"]
-    assert (cell["ours"], cell["deviation"], cell["seeds"], float(cell["tokens"])) == ("0.7", "0.02", "2", 500)
+    assert (cell["ours"], cell["deviation"], cell["seeds"], float(cell["residues"])) == ("0.7", "0.02", "2", 500)
+    assert cell["trials"] == "6"
     assert cell["baseline_name"] == "ridge on one-hot"  # the ensemble of the seeds is no baseline
 
 
@@ -77,8 +78,44 @@ def test_a_probe_is_judged_by_its_strongest_baseline(cells):
     paper = "CPCProt (Lu et al. 2020)"
     cell = cells[paper, "PMLM, Transformer", "pmlm", "accuracy"]
     assert (cell["ours"], cell["baseline_name"], cell["verdict"]) == ("0.4", "composition", "not better")
-    assert (cell["identical_in_corpus"], cell["near_in_corpus"]) == ("1", "2")
+    assert (cell["identical_in_corpus"], float(cell["residues"])) == ("", 294_000)
     assert cells[paper, "Composition", "families.tsv", "accuracy"]["ours"] == "0.6"
+
+
+def test_of_a_probe_both_intervals_count_and_the_residues_of_its_own_checkpoint(cells):
+    paper = "CPCProt (Lu et al. 2020)"
+    cell = cells[paper, "PMLM, Transformer", "pmlm", "linear: ρ"]
+    assert (cell["ours"], cell["baseline"], cell["verdict"]) == ("0.35", "0.3", "unclear")
+    assert (cell["identical_in_corpus"], cell["near_in_corpus"], float(cell["residues"])) == ("1", "2", 196_000)
+    rival = cells[paper, "Random weights, Transformer", "stab, fitted to 100, 800,000 parameters", "linear: ρ"]
+    assert (rival["ours"], rival["parameters"]) == ("0.3", "800000")
+
+
+def test_what_was_not_measured_is_said(html):
+    families = html.split('<section id="cpcprot-nearest-neighbour-s-family">')[1].split("</section>")[0]
+    assert families.count("overlap not measured") == 1  # of the encoder, not of its baselines
+    assert "in corpus: 1 + 2" in html.split('<section id="cpcprot-stability-static-vectors">')[1].split("</section>")[0]
+
+
+def test_a_persons_own_data_have_a_table(cells, html):
+    cell = cells["This store", "Transformer, not pre-trained", "", "wells: spearman"]
+    assert (cell["ours"], cell["baseline"], cell["published"]) == ("0.6", "0.5", "") and ">Your tasks</h3>" in html
+
+
+def test_the_summary_says_held_out_only_of_what_was(html):
+    short = html.split('<section id="summary">')[1].split("</section>")[0]
+    aligned = short.split("Direct coupling analysis")[1].split("</ul>")[0]
+    assert "label-free contacts at L/5" in aligned and "held out" not in aligned
+    assert "held out: perplexity, masked" in short
+
+
+def test_of_one_experiment_the_pre_training_elsewhere_is_still_known(address, tmp_path):
+    report_command(tmp_path / "report", ("fine-tuning",), address)
+    with (tmp_path / "report" / "report.csv").open(newline="") as file:
+        rows = {(row["row"], row["about"], row["column"]): row for row in csv.DictReader(file)}
+    cell = rows["PMLM, Transformer", "from pmlm", "stability, ρ"]
+    assert (float(cell["residues"]), cell["checksum"]) == (294_490, "a80a4c5b4e0e")
+    assert not [row for row in rows if row[:2] == ("PMLM, Transformer", "pmlm")]  # it is known, and not shown
 
 
 def test_pre_training_is_judged_by_chance(cells):
@@ -91,7 +128,7 @@ def test_pre_training_is_judged_by_chance(cells):
 def test_an_alignment_stands_beside_the_maps_that_need_none(cells):
     cell = cells["This store", "Direct coupling analysis", "fold", "label-free contacts at L/5"]
     assert (cell["ours"], cell["baseline"], cell["baseline_name"]) == ("0.9", "0.2", "random ranking")
-    assert (cell["parameters"], cell["minutes"], cell["tokens"]) == ("441", "0.5", "")
+    assert (cell["parameters"], cell["minutes"], cell["residues"]) == ("441", "0.5", "")
 
 
 def test_text_of_a_store_is_text_on_the_page(html):
@@ -120,6 +157,7 @@ def test_the_page_asks_for_nothing_from_outside_and_links_to_the_runs(html):
     assert all(value.startswith("data:") for value in found.fetched)
     assert "@import" not in html and "url(" not in html
     outward = [link for link in found.links if not link.startswith("#")]
+    assert "Every figure of ours leads to its run" in html
     assert outward and all(link.startswith(f"{UI}/#/experiments/") for link in outward)
 
 
@@ -130,12 +168,13 @@ def test_runs_that_no_table_shows_are_named_with_why(address, tmp_path):
 
 
 def test_curves_over_tokens_are_drawn(html):
-    assert 'aria-label="perplexity of a masked residue over tokens"' in html
+    assert 'aria-label="perplexity of a masked residue over residues"' in html
 
 
 def test_without_the_address_of_the_pages_runs_are_named(address, tmp_path):
     report_command(tmp_path / "report", ("fine-tuning",), address)
     html = (tmp_path / "report" / "report.html").read_text()
+    assert "is named at the end of its row" in html and "leads to its run" not in html
     assert "experiments/" in html and "http://" not in html.split("</style>")[1].split("<footer>")[0]
 
 
