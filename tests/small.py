@@ -21,7 +21,8 @@ from raypro.core.optimizer import Adam
 from raypro.data.corpus import FORMAT_VERSION, MANIFEST, SCHEMA, Corpus, Manifest, sha256_of, write_manifest
 from raypro.data.labelled import FORMAT_VERSION as LABELLED_VERSION
 from raypro.data.labelled import LabelledData, LabelledManifest, SplitFile, schema_of
-from raypro.data.writer import Statistics, write_split
+from raypro.data.statistics import Statistics
+from raypro.data.writer import write_split
 from raypro.experiment import Experiment, FineTuning
 from raypro.settings import Batches, Budget, SequenceBatches, Tracking, Validation, Workers
 from raypro.tasks.regression import Regression

@@ -186,18 +186,47 @@ def test_kept_duplicates_stay_together(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_every_reject_is_listed_with_source_line_and_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small_pieces(monkeypatch, 60)
-    (tmp_path / "a.fasta").write_text(">a\nACDE\n\n>b\nAC-E\n>c\nAC\nDE\n>d\nAJ\n>e\nAC\n>f\nacdef*\n" * 2 + ">g\nAC1\n")
-    (tmp_path / "b.csv").write_text("id,sequence\nx,WWWW\ny,W*W\nz\nw,ACDE\n")
-    report = build([tmp_path / "a.fasta", tmp_path / "b.csv"], tmp_path / "c", BuildOptions(min_length=3, max_length=4))
+    monkeypatch.chdir(tmp_path)
+    Path("x").mkdir()
+    Path("a.fasta").write_text(">a\nACDE\n\n>b\nAC-E\n>c\nAC\nDE\n>d\nAJ\n>e\nAC\n>f\nacdef*\n" * 2 + ">g\nAC1\n")
+    Path("x/a.fasta").write_text(">h\nAC2\n")
+    Path("b.csv").write_text("id,sequence\n\nx,WWWW\ny,W*W\nz\nw,ACDE\n")
+    pq.write_table(pa.table({"id": ["k", "l", "m"], "sequence": ["YYY", "Y?", "YYY"]}), "c.parquet", row_group_size=1)
+    Path("d.json").write_text('[{"primary": "YYY", "id": "n"}, {"primary": null, "id": "o"}]')
+    inputs = [Path(name) for name in ("a.fasta", "x/a.fasta", "b.csv", "c.parquet", "d.json")]
+    report = build(inputs, tmp_path / "c", BuildOptions(min_length=3, max_length=4))
     table = pa.csv.read_csv(report.corpus.path / "rejects.tsv", parse_options=pa.csv.ParseOptions(delimiter="\t")).to_pylist()
-    found = sorted((r["source"], r["line"], r["id"], r["cause"].split()[0]) for r in table)
-    plain = [("a.fasta", 4, "b", "gap"), ("a.fasta", 9, "d", "letter"), ("a.fasta", 11, "e", "shorter"), ("a.fasta", 13, "f", "longer")]
-    expected = plain + [(s, line + 14, i, c) for s, line, i, c in plain]
-    expected += [("a.fasta", n, i, "duplicate") for n, i in ((6, "c"), (15, "a"), (20, "c"))]
-    expected += [("a.fasta", 29, "g", "digit"), ("b.csv", 2, "y", "stop"), ("b.csv", 3, None, "wrong"), ("b.csv", 4, "w", "duplicate")]
-    assert [f[:2] + f[3:] for f in found] == [e[:2] + e[3:] for e in sorted(expected, key=lambda e: e[:2])]
+    found = [(r["source"], r["line"], r["row"], r["id"], r["cause"].split()[0]) for r in table]
+    once = [(4, "b", "gap"), (9, "d", "letter"), (11, "e", "shorter"), (13, "f", "longer")]
+    in_fasta = [*once, *((line + 14, *rest) for line, *rest in once), *((n, i, "duplicate") for n, i in ((6, "c"), (15, "a"), (20, "c")))]
+    expected = [("a.fasta", line, None, i, cause) for line, i, cause in [*in_fasta, (29, "g", "digit")]]
+    in_csv = [(4, "y", "stop"), (5, "", "wrong"), (6, "w", "duplicate")]
+    expected += [("x/a.fasta", 1, None, "h", "digit"), *(("b.csv", line, None, i, cause) for line, i, cause in in_csv)]
+    expected += [("c.parquet", None, row, i, cause) for row, i, cause in ((2, "l", "another"), (3, "m", "duplicate"))]
+    expected += [("d.json", None, row, i, cause) for row, i, cause in ((1, "n", "duplicate"), (2, "o", "no"))]
+    assert sorted(found, key=str) == sorted(expected, key=str)
     assert json.loads(report.corpus.manifest.rejected) == dict(Counter(r["cause"] for r in table)) == dict(report.rejected)
-    assert report.read == 17 and sum(report.corpus.rows(s) for s in SPLITS) == 2
+    assert report.read == 23 and sum(report.corpus.rows(s) for s in SPLITS) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "read", "lines", "causes"),
+    [
+        ("comment_lines", 1, [], {}),
+        ("crlf_lines", 1, [], {}),
+        ("duplicate_ids", 5, [10], {DUPLICATE: 1}),  # alpha twice, with the same letters; beta and the others stay
+        ("dna_not_protein", 3, [], {}),  # letters of DNA are letters of proteins: it is suspected aloud, not rejected
+        ("lower_case_and_gaps", 12, [], {}),  # small letters become capitals; this copy of the file has no gap
+    ],
+)
+def test_what_is_left_out_of_awkward_files(
+    tmp_path: Path, shared_data: Path, name: str, read: int, lines: list[int], causes: dict[str, int]
+) -> None:
+    source = shared_data / "awkward" / f"{name}.fasta"
+    report = build([source], tmp_path / "c")
+    table = pa.csv.read_csv(report.corpus.path / "rejects.tsv", parse_options=pa.csv.ParseOptions(delimiter="\t")).to_pylist()
+    assert (report.read, report.rejected, Counter(r["cause"] for r in table)) == (read, causes, causes)
+    assert [(r["source"], r["line"]) for r in table] == [(str(source), line) for line in lines]
 
 
 def test_dna_is_suspected_aloud(tmp_path: Path, shared_data: Path) -> None:

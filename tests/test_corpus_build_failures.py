@@ -12,6 +12,7 @@ import pytest
 from raypro.config import InputError
 from raypro.data.build import BuildOptions, build
 from raypro.data.corpus import MANIFEST, Corpus, sha256_of
+from raypro.data.readers import Piece, pieces_of
 from tests.test_corpus_build import pfam
 
 
@@ -88,3 +89,48 @@ def test_two_builds_of_one_corpus_at_once(tmp_path: Path) -> None:
         return map(function, items)
 
     build([path], tmp_path / "c", run=run).corpus.check()
+
+
+def test_a_build_that_ends_between_two_places_gives_back_the_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build([pfam(tmp_path / "a.fasta")], tmp_path / "c")
+    before = folders(tmp_path / "c")
+    rename = os.rename
+
+    def stop_at_new(source: Path, target: Path) -> None:
+        if Path(source).name == "corpus":
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "rename", stop_at_new)
+        build([pfam(tmp_path / "b.fasta", seed=1)], tmp_path / "c", overwrite=True)
+    assert folders(tmp_path / "c") == before and not (tmp_path / ".c.building").exists()
+    (tmp_path / ".c.building").mkdir()  # as SIGKILL leaves it there
+    (tmp_path / "c").rename(tmp_path / ".c.building" / "old")
+    with pytest.raises(InputError, match="there is a corpus already"):
+        build([tmp_path / "b.fasta"], tmp_path / "c")
+    assert folders(tmp_path / "c") == before
+    (tmp_path / ".c.building").mkdir()
+    (tmp_path / "c").rename(tmp_path / ".c.building" / "old")
+    build([tmp_path / "b.fasta"], tmp_path / "c", overwrite=True).corpus.check()
+    assert folders(tmp_path / "c") != before and not (tmp_path / ".c.building").exists()
+
+
+def test_a_corpus_that_another_build_has_just_made_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was not there when the second build began, but is when that one's turn comes."""
+
+    def meanwhile(*arguments: Any) -> list[Piece]:
+        monkeypatch.undo()
+        build([pfam(tmp_path / "a.fasta")], tmp_path / "c")
+        return pieces_of(*arguments)
+
+    monkeypatch.setattr("raypro.data.build.pieces_of", meanwhile)
+    with pytest.raises(InputError, match="there is a corpus already"):
+        build([pfam(tmp_path / "b.fasta", seed=1)], tmp_path / "c")
+    assert "a.fasta" in Corpus.open(tmp_path / "c").manifest.sources[0]
+
+
+def test_rejected_dna_is_suspected_where_nothing_is_left(tmp_path: Path) -> None:
+    (tmp_path / "a.fasta").write_text(">a\nACGT-ACGT\n")
+    with pytest.raises(InputError, match=r"no sequence is left \(1 gap.*DNA or RNA\? 100 %"):
+        build([tmp_path / "a.fasta"], tmp_path / "c")

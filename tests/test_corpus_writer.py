@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from raypro.data.corpus import SCHEMA, sha256_of
-from raypro.data.writer import SplitWriter, Statistics, count_bytes, write_split
+from raypro.data.statistics import Statistics, count_bytes
+from raypro.data.writer import SplitWriter, write_split
 
 
 def table(sequences: list[str]) -> pa.Table:

@@ -10,7 +10,8 @@ import pytest
 from raypro.config import InputError
 from raypro.data.corpus import SCHEMA, Corpus, Manifest, write_manifest
 from raypro.data.records import Limits
-from raypro.data.writer import Statistics, write_split
+from raypro.data.statistics import Statistics
+from raypro.data.writer import write_split
 from raypro.evaluate.families import Grouped, draw_families, read_families
 from raypro.evaluate.probes import nearest_neighbour
 from tests.small import random_sequences, write_corpus

@@ -1,9 +1,6 @@
 """Readers: every kind of input against a plain loop, awkward files, and what damaged files get."""
 
 import gzip
-import json
-import pickle
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +13,6 @@ from raypro.data import fasta
 from raypro.data.file_kinds import kind_of
 from raypro.data.readers import pieces_of, read_piece
 from raypro.data.records import RECORDS
-from raypro.data.tape import load_pickle
 
 
 def plain_fasta(text: str) -> list[tuple[int, str, str]]:
@@ -32,13 +28,18 @@ def plain_fasta(text: str) -> list[tuple[int, str, str]]:
 
 
 def read(path: Path, piece_bytes: int = 1 << 20, column: str = "sequence") -> list[dict]:
+    """Return all records of a file, sequences as text."""
+    return [{**row, "sequence": row["sequence"].decode()} for row in read_bytes(path, piece_bytes, column)]
+
+
+def read_bytes(path: Path, piece_bytes: int = 1 << 20, column: str = "sequence") -> list[dict]:
     """Return all records of a file, lines counted over its pieces."""
     rows, before = [], 0
     for piece in pieces_of(path, column, piece_bytes):
         lines = 0
         for records, _, count in read_piece(piece, column):
             assert records.schema.equals(RECORDS)
-            rows += [{**row, "line": row["line"] + before, "sequence": row["sequence"].decode()} for row in records.to_pylist()]
+            rows += [{**row, "line": row["line"] + before} for row in records.to_pylist()]
             lines += count
         before += lines
     return rows
@@ -122,8 +123,9 @@ def test_tables(tmp_path: Path, ending: str) -> None:
         lines = [between.join(TABLE)] + [between.join(value or "" for value in row) for row in zip(*TABLE.values(), strict=True)]
         text = ("\n".join(lines) + "\n").encode()
         path.write_bytes(gzip.compress(text) if ending.endswith(".gz") else text)
-    assert read(path, column="seq") == EXPECTED
-    assert read(path, piece_bytes=1, column="seq") == EXPECTED
+    expected = EXPECTED if ending == ".parquet" else [{**row, "line": row["line"] + 1} for row in EXPECTED]  # rows, or lines
+    assert read(path, column="seq") == expected
+    assert read(path, piece_bytes=1, column="seq") == expected
     with pytest.raises(InputError, match=rf"{path.name}: no column 'sequense'.*--sequence-column"):
         pieces_of(path, "sequense", 1 << 20)
 
@@ -133,84 +135,47 @@ def test_rows_without_an_id_are_called_after_file_and_row(tmp_path: Path) -> Non
     assert [(row["id"], row["sequence"]) for row in read(tmp_path / "mine.csv")] == [("mine:1", "ACD"), ("mine:2", "WY")]
 
 
-def test_rows_with_a_wrong_number_of_columns_are_rejected_by_row(tmp_path: Path) -> None:
-    (tmp_path / "t.csv").write_text("id,sequence\na,AC\nb\nc,AD,7\nd,AE\n\ne,AF\n")
+@pytest.mark.parametrize("block", [15, 16, 17, 18, 19, 1 << 24])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_rows_of_a_table_are_found_by_their_lines(tmp_path: Path, end: str, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blank lines count, wherever blocks end; rows with a wrong number of columns are rejected."""
+    monkeypatch.setattr("raypro.data.tables._BLOCK_BYTES", block)
+    lines = ["id,sequence", "", "a,AC", "b", "", "", "c,AD,7", "d,AE", "", "e,AF", "f", ""]
+    (tmp_path / "t.csv").write_bytes(end.join(lines).encode())
     (piece,) = pieces_of(tmp_path / "t.csv", "sequence", 1 << 20)
-    ((records, rejects, rows),) = read_piece(piece, "sequence")
-    assert [(r["id"], r["line"]) for r in records.to_pylist()][:2] == [("a", 1), ("d", 4)]
-    assert [(r["line"], r["cause"]) for r in rejects.to_pylist()] == [(2, "wrong number of columns"), (3, "wrong number of columns")]
-    assert rows == records.num_rows + 2
+    tables = list(read_piece(piece, "sequence"))
+    assert [(r["id"], r["line"]) for records, _, _ in tables for r in records.to_pylist()] == [("a", 3), ("d", 8), ("e", 10)]
+    wrong = [(r["line"], r["cause"]) for _, rejects, _ in tables for r in rejects.to_pylist()]
+    assert wrong == [(line, "wrong number of columns") for line in (4, 7, 11)]
 
 
-TAPE = [
-    {"primary": "ACD", "id": "x", "family": 3, "clan": 7, "protein_length": 3},
-    {"primary": "WY", "id": "y", "family": 4, "clan": 8, "protein_length": 2},
-]
+def test_bytes_that_are_no_text_are_for_the_record_to_answer(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes("id,sequence,größe\na,ACD,1\nM\xfcller,MK\xe9V,2\n".encode("latin-1"))
+    assert [(r["id"], r["sequence"]) for r in read_bytes(tmp_path / "t.csv")] == [("a", b"ACD"), ("M�ller", b"MK\xe9V")]
+    table = pa.table({"id": pa.array([b"a", b"\xfc"]), "sequence": pa.array(["ACD", "WY"], pa.large_string()), "taxon": [9606, None]})
+    pq.write_table(table, tmp_path / "t.parquet")
+    assert [(r["id"], r["sequence"], r["taxon"]) for r in read_bytes(tmp_path / "t.parquet")] == [("a", b"ACD", "9606"), ("�", b"WY", None)]
+    pq.write_table(pa.table({"sequence": [[1], [2]]}), tmp_path / "list.parquet")
+    with pytest.raises(InputError, match=r"list\.parquet: cannot be read"):
+        read_bytes(tmp_path / "list.parquet")
 
 
-@pytest.mark.parametrize("form", ["list", "indented", "lines", "gzip"])
-def test_tape_json(tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("raypro.data.tape._READ_CHARACTERS", 5)
-    text = {"indented": json.dumps(TAPE, indent=2), "lines": "\n".join(map(json.dumps, TAPE))}.get(form, json.dumps(TAPE))
-    path = tmp_path / ("t.json.gz" if form == "gzip" else "t.json")
-    path.write_bytes(gzip.compress(text.encode()) if form == "gzip" else text.encode())
-    assert [(r["id"], r["sequence"], r["family"], r["clan"], r["line"]) for r in read(path)] == [
-        ("x", "ACD", "3", "7", 1),
-        ("y", "WY", "4", "8", 2),
-    ]
+def test_endings_in_capitals_and_names_with_two(tmp_path: Path) -> None:
+    names = {"U.TSV": "\t", "U.Csv": ",", "my.txt.csv": ",", "my.csv.TXT": "\t", "U.TSV.GZ": "\t", "my.tsv.csv.gz": ","}
+    for name, between in names.items():
+        text = f'"id"{between}"a{between}b"{between}sequence\nx{between}1{between}ACD\n'.encode()
+        (tmp_path / name).write_bytes(gzip.compress(text) if name.lower().endswith(".gz") else text)
+        assert [(r["id"], r["sequence"]) for r in read(tmp_path / name)] == [("x", "ACD")]
+    (tmp_path / "P.FASTA.GZ").write_bytes(gzip.compress(b">p\nACD\n"))
+    assert [(r["id"], r["sequence"]) for r in read(tmp_path / "P.FASTA.GZ", piece_bytes=3)] == [("p", "ACD")]
+    (tmp_path / "T.JSON.GZ").write_bytes(gzip.compress(b'[{"primary": "ACD", "id": "t"}]'))
+    assert [(r["id"], r["sequence"]) for r in read(tmp_path / "T.JSON.GZ")] == [("t", "ACD")]
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ('[{"primary": "AC"}, {"sequence": "AC"}]', "record 2: no field 'primary'"),
-        ('[{"primary": "AC"}, {"primary"', "record 2 is not valid JSON"),
-        ("[1, 2]", "record 1: expected an object"),
-    ],
-)
-def test_damaged_tape_json(tmp_path: Path, text: str, message: str) -> None:
-    (tmp_path / "t.json").write_text(text)
-    with pytest.raises(InputError, match=message):
-        read(tmp_path / "t.json")
-
-
-class _Evil:
-    def __reduce__(self) -> tuple:
-        return (exec, ("raise SystemExit('code of the file was run')",))
-
-
-def test_pickles_give_plain_values_and_arrays_but_run_no_code() -> None:
-    record = {"primary": "ACD", "id": b"x", "family": np.int64(3), "array": np.arange(3.0)}
-    for protocol in (3, pickle.HIGHEST_PROTOCOL):
-        found = load_pickle(pickle.dumps(record, protocol))
-        np.testing.assert_array_equal(found.pop("array"), np.arange(3.0))
-        assert found == {"primary": "ACD", "id": b"x", "family": 3}
-    for bad in (_Evil(), np.array([_Evil()], dtype=object), Path("x"), print):
-        with pytest.raises(pickle.UnpicklingError, match="neither a plain value nor a numpy array"):
-            load_pickle(pickle.dumps(bad))
-    with pytest.raises(pickle.UnpicklingError):
-        load_pickle(b"\x80\x04nonsense")
-
-
-def test_tape_lmdb(tmp_path: Path) -> None:
-    lmdb = pytest.importorskip("lmdb", reason="lmdb is not installed (pip install 'raypro[lmdb]')")
-    path = tmp_path / "pfam_valid.lmdb"
-    with lmdb.open(str(path)) as environment, environment.begin(write=True) as transaction:
-        for number, record in enumerate(TAPE):
-            transaction.put(str(number).encode(), pickle.dumps(record))
-        transaction.put(b"num_examples", pickle.dumps(len(TAPE)))
-    assert [(r["id"], r["sequence"], r["family"], r["clan"]) for r in read(path)] == [("x", "ACD", "3", "7"), ("y", "WY", "4", "8")]
-    with lmdb.open(str(path)) as environment, environment.begin(write=True) as transaction:
-        transaction.put(b"1", pickle.dumps(_Evil()))
-    with pytest.raises(InputError, match=r"pfam_valid\.lmdb: record 2 is refused: .*exec"):
-        read(path)
-
-
-def test_lmdb_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "lmdb", None)
-    (tmp_path / "x.lmdb").mkdir()
-    with pytest.raises(InputError, match=r"pip install 'raypro\[lmdb\]'"):
-        read(tmp_path / "x.lmdb")
+def test_a_parquet_file_without_row_groups_has_no_record(tmp_path: Path) -> None:
+    pq.ParquetWriter(tmp_path / "e.parquet", pa.schema([("sequence", pa.string())])).close()
+    with pytest.raises(InputError, match=r"e\.parquet: no record in it"):
+        pieces_of(tmp_path / "e.parquet", "sequence", 1 << 20)
 
 
 @pytest.mark.parametrize(

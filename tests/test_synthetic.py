@@ -8,7 +8,7 @@ import pytest
 
 from raypro.config import InputError
 from raypro.core.alphabet import STANDARD
-from raypro.data.corpus import MANIFEST, Corpus
+from raypro.data.corpus import MANIFEST, Corpus, write_manifest
 from raypro.data.synthetic import Family, build_synthetic, planted_contacts, read_contacts, residue_couplings, sample_potts
 from raypro.evaluate.contacts import apc, contact_precision
 
@@ -143,6 +143,19 @@ def test_existing_folders_are_left_alone(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no corpus"):
         build_synthetic(tmp_path / "other", overwrite=True, **small)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["corpus", "other"]
+
+
+def test_two_synthetic_builds_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second one is refused and harms nothing."""
+    small = {"families": 1, "held_out": 0, "sequences": 20}
+
+    def meanwhile(*arguments: object) -> None:
+        with pytest.raises(InputError, match="another build is writing it"):
+            build_synthetic(tmp_path / "corpus", **small)
+        write_manifest(*arguments)
+
+    monkeypatch.setattr("raypro.data.synthetic.write_manifest", meanwhile)
+    build_synthetic(tmp_path / "corpus", **small).check()
 
 
 def test_unfinished_build_is_not_a_corpus_and_is_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

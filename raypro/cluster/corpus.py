@@ -17,9 +17,10 @@ from rich.table import Table
 
 from raypro.cluster.session import ray_session
 from raypro.config import InputError
-from raypro.data.build import REJECTS_FILE, BuildOptions, BuildReport, Map, build, here
+from raypro.data.build import BuildOptions, BuildReport, Map, build, here
 from raypro.data.corpus import SPLITS, Corpus
 from raypro.data.readers import text_bytes
+from raypro.data.rejects import REJECTS_FILE, check_rejects
 from raypro.data.show import show
 
 RAY_FROM_BYTES = 1 << 30
@@ -77,6 +78,7 @@ def check_command(corpus: tyro.conf.Positional[Path], /) -> None:
     """
     opened = Corpus.open(corpus)
     opened.check()
+    check_rejects(opened)
     rows = sum(opened.rows(split) for split in SPLITS)
     files = _count(len(opened.manifest.files), "file")
     Console().print(f"{corpus}: whole: {files}, {_count(rows, 'sequence')}, every checksum and count is right", soft_wrap=True)

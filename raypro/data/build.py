@@ -9,6 +9,7 @@ All is written to a folder beside the corpus (``.NAME.building``), which takes t
 
 import dataclasses
 import json
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -19,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv
 
 from raypro.config import InputError
 from raypro.data.corpus import FORMAT_VERSION, SPLITS, Corpus, Manifest, write_manifest
@@ -31,13 +31,12 @@ from raypro.data.minhash import Near
 from raypro.data.place import building_folder, require_free, take_place
 from raypro.data.readers import Piece, bytes_of, pieces_of, text_bytes
 from raypro.data.records import DUPLICATE, Limits
+from raypro.data.rejects import REJECTS_FILE, write_rejects
 from raypro.data.scatter import Scattered, ScatterJob, scatter
-from raypro.data.writer import Statistics
+from raypro.data.statistics import Statistics
 
 TAPE_HELD_OUT_CLANS = ("CL0635", "CL0624", "CL0355", "CL0100", "CL0417", "CL0630")
 """The clans that TAPE (Rao et al. 2019) holds out of Pfam."""
-
-REJECTS_FILE = "rejects.tsv"
 
 MEMORY_BYTES = 512 << 20
 """Up to this much text the first pass leaves its parts in memory (never more): writing and reading them takes a tenth of a build."""
@@ -143,6 +142,7 @@ def build(
     excluded = _excluded(options)
     text = sum(text_bytes(path) for path in _distinct(inputs))
     with building_folder(out) as folder:
+        require_free(out, overwrite)  # again: another build may have ended meanwhile
         scratch, new = folder / "parts", folder / "corpus"
         scratch.mkdir()
         new.mkdir()
@@ -152,8 +152,8 @@ def build(
         rejected += Counter()  # drops zero counts
         files = [file for split in SPLITS for g in gathered for file in g.files if file.split == split]
         if not files:
-            raise InputError(_nothing_left(inputs, rejected))
-        _write_rejects(new / REJECTS_FILE, pieces, scattered, gathered)
+            raise InputError(_nothing_left(inputs, rejected, pieces, scattered))
+        write_rejects(new / REJECTS_FILE, _distinct(inputs), pieces, scattered, gathered)
         write_manifest(new, _manifest(files, gathered, rule, options, inputs, clans, rejected))
         shutil.rmtree(scratch)
         take_place(new, out)
@@ -192,9 +192,10 @@ def _excluded(options: BuildOptions) -> Targets | None:
     return Targets.of(sequences, None if options.exclude_identical_only else options.near)
 
 
-def _distinct(inputs: list[Path]) -> list[Path]:
-    """The inputs, each once, however often it is named."""
-    return list({path.expanduser().resolve(): path.expanduser().absolute() for path in inputs}.values())
+def _distinct(inputs: list[Path]) -> dict[Path, str]:
+    """The inputs, each once, however often it is named, and how it was named."""
+    once = {path.expanduser().resolve(): path for path in inputs}
+    return {path.expanduser().absolute(): os.fsencode(path).decode("utf-8", "replace") for path in once.values()}
 
 
 def _split_rule(scattered: list[Scattered], options: BuildOptions) -> SplitRule:
@@ -231,7 +232,7 @@ def _manifest(
     statistics = Statistics()
     for shard in gathered:
         statistics.update(shard.statistics)
-    sources = _distinct(inputs) + ([] if clans is None else [clans])
+    sources = [*_distinct(inputs), *([] if clans is None else [clans])]
     return Manifest(
         version=FORMAT_VERSION,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -246,7 +247,7 @@ def _manifest(
     )
 
 
-def _warnings(pieces: list[Piece], scattered: list[Scattered], gathered: list[Gathered], rule: SplitRule) -> Iterator[str]:
+def _suspected_dna(pieces: list[Piece], scattered: list[Scattered]) -> Iterator[str]:
     letters: dict[Path, list[int]] = {}
     for piece, s in zip(pieces, scattered, strict=True):
         seen = letters.setdefault(piece.path, [0, 0])
@@ -256,6 +257,10 @@ def _warnings(pieces: list[Piece], scattered: list[Scattered], gathered: list[Ga
         if seen_letters and nucleotides > 0.9 * seen_letters:
             share = 100 * nucleotides // seen_letters
             yield f"{path}: DNA or RNA? {share} % of its letters are A, C, G, T, U or N; proteins are expected, so look at the file"
+
+
+def _warnings(pieces: list[Piece], scattered: list[Scattered], gathered: list[Gathered], rule: SplitRule) -> Iterator[str]:
+    yield from _suspected_dna(pieces, scattered)
     occurring = frozenset[str]().union(*(g.held_out for g in gathered))
     missing = [name for name in rule.held_out if name not in occurring]
     if rule.by and not occurring:
@@ -265,32 +270,8 @@ def _warnings(pieces: list[Piece], scattered: list[Scattered], gathered: list[Ga
         yield f"held-out {_PLURAL[rule.by]} that do not occur: {', '.join(missing)}"
 
 
-def _write_rejects(path: Path, pieces: list[Piece], scattered: list[Scattered], gathered: list[Gathered]) -> None:
-    """Write every rejected record with its source, line and cause, tables one at a time."""
-    schema = pa.schema([("source", pa.string()), ("line", pa.int64()), ("id", pa.string()), ("cause", pa.string())])
-    before: list[int] = []  # lines of the same file before each piece
-    for number, piece in enumerate(pieces):
-        continued = number > 0 and pieces[number - 1].path == piece.path
-        before.append(before[-1] + scattered[number - 1].lines if continued else 0)
-    options = pa.csv.WriteOptions(delimiter="\t", quoting_style="needed")
-    with pa.csv.CSVWriter(str(path), schema, write_options=options) as writer:
-        for number, result in enumerate(scattered):
-            for file in result.rejects:
-                with pa.memory_map(str(file)) as source, pa.ipc.open_stream(source) as batches:
-                    for batch in batches:
-                        names = pa.array([pieces[number].path.name] * batch.num_rows, pa.string())
-                        lines = pa.compute.add(batch["line"], before[number])
-                        writer.write_batch(pa.record_batch([names, lines, batch["id"], batch["cause"]], schema=schema))
-        for shard in gathered:
-            with pa.memory_map(str(shard.duplicates_file)) as source, pa.ipc.open_stream(source) as batches:
-                for batch in batches:
-                    names = pa.array([p.path.name for p in pieces]).take(batch["piece"])
-                    lines = pa.compute.add(batch["line"], pa.array(before, pa.int64()).take(batch["piece"]))
-                    causes = pa.array([DUPLICATE] * batch.num_rows, pa.string())
-                    writer.write_batch(pa.record_batch([names, lines, batch["id"], causes], schema=schema))
-
-
-def _nothing_left(inputs: list[Path], rejected: Counter[str]) -> str:
+def _nothing_left(inputs: list[Path], rejected: Counter[str], pieces: list[Piece], scattered: list[Scattered]) -> str:
     causes = ", ".join(f"{count:,} {cause}" for cause, count in rejected.most_common())
     names = ", ".join(str(path) for path in inputs)
-    return f"{names}: no sequence is left ({causes or 'no record in it'}); check the file and the length limits"
+    suspected = "".join(f"; {text}" for text in _suspected_dna(pieces, scattered))
+    return f"{names}: no sequence is left ({causes or 'no record in it'}); check the file and the length limits{suspected}"

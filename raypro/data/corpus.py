@@ -8,7 +8,8 @@ split's files in the manifest's order. Every row group holds ``row_group_rows`` 
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raypro.config import InputError, from_plain, to_plain
+from raypro.data.file_kinds import one_line
+from raypro.data.statistics import Statistics
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -158,10 +161,10 @@ class Corpus:
         """Return the lengths of the shortest and of the longest sequence of a split that is not empty, from the files' statistics."""
         ranges = []
         for file in self.files(split):
-            metadata, column = pq.read_metadata(self.path / file.name), SCHEMA.get_field_index("length")
-            for group in range(metadata.num_row_groups):
-                statistics = metadata.row_group(group).column(column).statistics
-                ranges.append((statistics.min, statistics.max))
+            with open_parquet(self.path / file.name) as parquet:
+                for group in range(parquet.num_row_groups):
+                    statistics = parquet.metadata.row_group(group).column(SCHEMA.get_field_index("length")).statistics
+                    ranges.append((statistics.min, statistics.max))
         return min(low for low, _ in ranges), max(high for _, high in ranges)
 
     def row_groups(self, split: str) -> list[RowGroup]:
@@ -178,30 +181,80 @@ class Corpus:
         """Return the given columns of the given row groups, in order, as one table."""
         tables = []
         for name in dict.fromkeys(g.file for g in groups):
-            with pq.ParquetFile(self.path / name) as file:
+            with open_parquet(self.path / name) as file:
                 tables.append(file.read_row_groups([g.index for g in groups if g.file == name], columns=list(columns)))
         return pa.concat_tables(tables)
 
     def check(self) -> None:
-        """Verify every checksum and count.
+        """Verify every checksum and count, reading all of the corpus but its list of rejected records (:mod:`raypro.data.rejects`).
 
         Raises:
-            InputError: a file is missing, or differs from the manifest; names the file.
+            InputError: a file is missing, or the manifest says something else; names the file.
         """
+        counted = Statistics()
         for file in self.manifest.files:
             path = self.path / file.name
             _require_checksum(path, file.sha256)
-            with pq.ParquetFile(path) as parquet:
-                groups = [parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)]
-                residues = int(pc.sum(parquet.read(columns=["length"])["length"]).as_py() or 0)
-            if (sum(groups), residues) != (file.rows, file.residues):
-                said = f"the manifest says {file.rows} and {file.residues}"
-                raise InputError(f"{path}: {sum(groups)} rows and {residues} residues, {said}; build the corpus again")
-            size = self.manifest.row_group_rows
-            if any(rows != size for rows in groups[:-1]) or (groups and groups[-1] > size):
-                raise InputError(f"{path}: row groups of other than {size} rows, as the manifest says; build the corpus again")
+            with open_parquet(path) as parquet:
+                self._check_footer(path, file, parquet)
+                residues = _count(path, file.split, parquet, counted)
+            if residues != file.residues:
+                raise InputError(f"{path}: {residues} residues, the manifest says {file.residues}; build the corpus again")
+        for split in SPLITS:
+            if counted.letters(split) != self.residues(split):
+                raise InputError(f"{self.path}: letters in its {split} split that are no residues; build the corpus again")
+        self.require_said("residue_counts", json.loads(counted.residue_counts()))
+        self.require_said("length_histogram", json.loads(counted.length_histogram()))
         if self.manifest.contacts:
             _require_checksum(self.path / self.manifest.contacts, self.manifest.contacts_sha256)
+
+    def check_files(self) -> None:
+        """Verify that every file is there, ends as it should and has its rows in row groups: in no time, whatever the corpus' size.
+
+        Raises:
+            InputError: a file is missing, cut off, or the manifest says something else; names the file.
+        """
+        for file in self.manifest.files:
+            path = self.path / file.name
+            with open_parquet(path) as parquet:
+                self._check_footer(path, file, parquet)
+        if self.manifest.contacts and not (self.path / self.manifest.contacts).is_file():
+            raise InputError(f"{self.path / self.manifest.contacts}: missing; build the corpus again")
+
+    def require_said(self, field: str, counted: dict[str, object]) -> None:
+        """Raise InputError if a field of the manifest, as JSON, says something else than was ``counted``; what is left out counts as 0."""
+        try:
+            said = {name: count for name, count in json.loads(getattr(self.manifest, field)).items() if count}
+        except (ValueError, AttributeError):
+            said = None
+        if said != {name: count for name, count in counted.items() if count}:
+            raise InputError(f"{self.path / MANIFEST}: its {field} are not those of the files; build the corpus again")
+
+    def _check_footer(self, path: Path, file: CorpusFile, parquet: pq.ParquetFile) -> None:
+        if not parquet.schema_arrow.equals(SCHEMA):
+            raise InputError(f"{path}: its columns are not those of a corpus; build the corpus again")
+        groups = [parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)]
+        if sum(groups) != file.rows:
+            raise InputError(f"{path}: {sum(groups)} rows, the manifest says {file.rows}; build the corpus again")
+        size = self.manifest.row_group_rows
+        if any(rows != size for rows in groups[:-1]) or (groups and groups[-1] > size):
+            raise InputError(f"{path}: row groups of other than {size} rows, as the manifest says; build the corpus again")
+
+
+@contextmanager
+def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
+    """Open a Parquet file of a corpus, to be read inside.
+
+    Raises:
+        InputError: it is missing or damaged; names it.
+    """
+    try:
+        with pq.ParquetFile(path) as file:
+            yield file
+    except FileNotFoundError:
+        raise InputError(f"{path}: missing; build the corpus again") from None
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path}: cannot be read ({one_line(error)}): changed or damaged; build the corpus again") from None
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -222,3 +275,14 @@ def _require_checksum(path: Path, expected: str) -> None:
         raise InputError(f"{path}: missing; build the corpus again")
     if sha256_of(path) != expected:
         raise InputError(f"{path}: its checksum differs from the manifest's: the file was changed or damaged; build the corpus again")
+
+
+def _count(path: Path, split: str, parquet: pq.ParquetFile, counted: Statistics) -> int:
+    """Count the sequences of a file to ``counted``; return their residues."""
+    residues = 0
+    for batch in parquet.iter_batches(1 << 15, columns=["sequence", "length"]):
+        if not pc.equal(pc.binary_length(batch["sequence"]), batch["length"]).to_numpy(zero_copy_only=False).all():
+            raise InputError(f"{path}: a length that is not its sequence's; build the corpus again")
+        counted.add(split, pa.Table.from_batches([batch]))
+        residues += int(pc.sum(batch["length"]).as_py() or 0)
+    return residues

@@ -58,5 +58,10 @@ def open_bytes(path: Path) -> BinaryIO:
     return cast(BinaryIO, gzip.open(path, "rb")) if is_gzip(path) else path.open("rb")
 
 
+def one_line(error: Exception) -> str:
+    """Return what a reader said of a file, for the line that a person reads."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
 def _unpacked_name(path: Path) -> str:
     return path.name.lower().removesuffix(".gz")

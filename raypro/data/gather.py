@@ -19,7 +19,8 @@ from xxhash import xxh3_64_intdigest
 from raypro.data.corpus import SCHEMA, SPLITS, CorpusFile
 from raypro.data.memory import system_memory
 from raypro.data.scatter import SCATTERED, Blocks, bucket_slices
-from raypro.data.writer import SplitWriter, Statistics
+from raypro.data.statistics import Statistics
+from raypro.data.writer import SplitWriter
 
 DUPLICATES = pa.schema([pa.field("piece", pa.int32()), pa.field("line", pa.int64()), pa.field("id", pa.string())])
 

@@ -94,6 +94,7 @@ def import_labelled(
     if not records:
         raise InputError(_nothing_left(list(sources), rejects))
     with building_folder(out) as folder:
+        require_free(out, overwrite, LabelledManifest)  # again: another import may have ended meanwhile
         new = folder / "data"
         new.mkdir()
         files = [_write_split(new, split, form.kind, records) for split in in_order(record.split for record in records)]

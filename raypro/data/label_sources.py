@@ -11,8 +11,9 @@ import pyarrow.parquet as pq
 
 from raypro.config import InputError, nearest
 from raypro.data.file_kinds import kind_of
+from raypro.data.records import to_text
 from raypro.data.tables import delimited_batches, delimited_columns, parquet_columns
-from raypro.data.tape import json_records, lmdb_records
+from raypro.data.tape import Unreadable, json_records, lmdb_records
 
 Row = tuple[int, Mapping[str, Any] | None]
 """A row's number, from 1, and its fields; None for one that cannot be read."""
@@ -105,13 +106,16 @@ def read_rows(path: Path, fields: Sequence[str]) -> Iterator[Row]:
     """
     kind = kind_of(path)
     if kind == "table":
-        for table, rows, skipped in delimited_batches(path, dict.fromkeys(fields, pa.string())):
+        for table, rows, skipped, _ in delimited_batches(path, fields):
+            text = pa.table({name: to_text(table[name].combine_chunks()) for name in table.column_names})
             yield from ((row, None) for row in skipped)
-            yield from zip(rows.tolist(), table.to_pylist(), strict=True)
+            yield from zip(rows.tolist(), text.to_pylist(), strict=True)
     elif kind == "parquet":
         yield from enumerate(_parquet_rows(path, fields), start=1)
     else:
         for number, record in enumerate(json_records(path) if kind == "tape json" else lmdb_records(path), start=1):
+            if isinstance(record, Unreadable):
+                raise InputError(f"{path}: record {number} is refused: {record.cause} ({record.detail})")
             if not isinstance(record, Mapping):
                 raise InputError(f"{path}: record {number}: no object with fields; is it a TAPE file?")
             yield number, record

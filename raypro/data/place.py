@@ -11,26 +11,25 @@ from pathlib import Path
 from raypro.config import InputError
 from raypro.data.corpus import MANIFEST, Manifest
 
+_OLD = "old"
+
 
 @contextmanager
 def building_folder(out: Path) -> Iterator[Path]:
-    """Give the empty folder in which ``out`` is built; it is gone afterwards, and what a killed build left is cleared first."""
+    """Give the empty folder in which ``out`` is built; it is gone afterwards, and what a killed build left is cleared first.
+
+    Raises:
+        InputError: it cannot be made, or another build has it.
+    """
     folder = out.parent / f".{out.name}.building"
+    descriptor = _locked(folder, out)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{out}: cannot be made ({error.strerror})") from None
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # goes with the process, however it ends
-    except OSError:
-        os.close(descriptor)
-        raise InputError(f"{out}: another build is writing it; wait for it, or give another folder") from None
-    try:
+        _put_back(folder, out)
         for left in folder.iterdir():
             shutil.rmtree(left)
         yield folder
     finally:
+        _put_back(folder, out)
         shutil.rmtree(folder, ignore_errors=True)
         os.close(descriptor)
 
@@ -52,7 +51,32 @@ def require_free(out: Path, overwrite: bool, manifest: type = Manifest) -> None:
 
 def take_place(new: Path, out: Path) -> None:
     """Rename the finished folder to its name; one that is replaced goes only then."""
-    old = new.parent / "old"
     if out.exists():
-        os.rename(out, old)
+        os.rename(out, new.parent / _OLD)
     os.rename(new, out)
+
+
+def _locked(folder: Path, out: Path) -> int:
+    """Make a folder and lock it; return the descriptor that holds the lock, which goes with the process, however it ends."""
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(folder, os.O_RDONLY)
+        except FileNotFoundError:  # another build has just ended
+            continue
+        except OSError as error:
+            raise InputError(f"{out}: cannot be made ({error.strerror})") from None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            raise InputError(f"{out}: another build is writing it; wait for it, or give another folder") from None
+        if folder.is_dir() and os.path.samestat(os.fstat(descriptor), folder.stat()):
+            return descriptor
+        os.close(descriptor)  # of a folder that another build has just removed
+
+
+def _put_back(folder: Path, out: Path) -> None:
+    """Give back its place to what was to be replaced, where a build ended between the two renames of :func:`take_place`."""
+    if (folder / _OLD).exists() and not out.exists():
+        os.rename(folder / _OLD, out)

@@ -30,6 +30,11 @@ class Piece:
     start: int = 0
     end: int | None = None
 
+    @property
+    def has_lines(self) -> bool:
+        """Whether records are found again by their lines; else by their number in the file."""
+        return self.kind in ("fasta", "table")
+
 
 def pieces_of(path: Path, sequence_column: str, piece_bytes: int) -> list[Piece]:
     """Return the pieces of an input, in order, after a look at its beginning.
@@ -77,13 +82,12 @@ def read_piece(piece: Piece, sequence_column: str) -> Iterator[tuple[pa.Table, p
     elif piece.kind == "table":
         for records, rejects in read_delimited(piece.path, sequence_column):
             yield records, rejects, records.num_rows + rejects.num_rows
-    else:
-        if piece.kind == "parquet":
-            tables = read_parquet(piece.path, sequence_column, piece.start, piece.end or 0)
-        else:
-            tables = read_tape_json(piece.path) if piece.kind == "tape json" else read_tape_lmdb(piece.path)
-        for records in tables:
+    elif piece.kind == "parquet":
+        for records in read_parquet(piece.path, sequence_column, piece.start, piece.end or 0):
             yield records, none, records.num_rows
+    else:
+        for records, rejects in read_tape_json(piece.path) if piece.kind == "tape json" else read_tape_lmdb(piece.path):
+            yield records, rejects, records.num_rows + rejects.num_rows
 
 
 def bytes_of(path: Path) -> int:

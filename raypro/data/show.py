@@ -5,14 +5,13 @@ from collections import Counter
 from collections.abc import Sequence
 
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from raypro.core.alphabet import LETTERS, STANDARD
-from raypro.data.corpus import SPLITS, Corpus, Overlap
-from raypro.data.writer import LENGTH_BIN
+from raypro.data.corpus import SPLITS, Corpus, Overlap, open_parquet
+from raypro.data.statistics import LENGTH_BIN
 
 _BAR = 40
 _MOST_BINS = 24
@@ -64,7 +63,7 @@ def largest_families(corpus: Corpus) -> Counter[str]:
     """Return the number of sequences of each family; empty where no families are known."""
     families: Counter[str] = Counter()
     for file in corpus.manifest.files:
-        with pq.ParquetFile(corpus.path / file.name) as parquet:
+        with open_parquet(corpus.path / file.name) as parquet:
             for batch in parquet.iter_batches(1 << 17, columns=["family"]):
                 counted = pc.value_counts(pc.drop_null(batch.column(0)))
                 families.update(dict(zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True)))

@@ -10,8 +10,6 @@ residue-residue matrix ``J`` that all families share, as real residues have the 
 
 import hashlib
 import json
-import os
-import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,8 +21,10 @@ from numpy.typing import NDArray
 
 from raypro.config import InputError
 from raypro.core.alphabet import STANDARD
-from raypro.data.corpus import FORMAT_VERSION, MANIFEST, SCHEMA, Corpus, CorpusFile, Manifest, sha256_of, write_manifest
-from raypro.data.writer import Statistics, write_split
+from raypro.data.corpus import FORMAT_VERSION, SCHEMA, Corpus, CorpusFile, Manifest, open_parquet, sha256_of, write_manifest
+from raypro.data.place import building_folder, require_free, take_place
+from raypro.data.statistics import Statistics
+from raypro.data.writer import write_split
 
 CONTACTS_FILE = "contacts.parquet"
 CONTACTS_SCHEMA = pa.schema(
@@ -171,38 +171,37 @@ def build_synthetic(
     recipe = {name: value for name, value in locals().items() if name not in ("out", "overwrite")}
     _check(families, length, sequences, held_out, row_group_rows)
     out = Path(out).expanduser().absolute()
-    _check_free(out, overwrite)
+    require_free(out, overwrite)
     rng = np.random.default_rng([seed, 0])
     couplings = residue_couplings(coupling_strength, rng)
     members = random_families(families + held_out, length, field_strength, rng)
     tables = [_table(f, sample_potts(f, couplings, sequences, np.random.default_rng([seed, 2, k]))) for k, f in enumerate(members)]
 
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    statistics = Statistics()
-    files: list[CorpusFile] = []
-    for split, table in _splits(tables[:families], tables[families:], seed).items():
-        files += write_split(partial, split, [table], row_group_rows, statistics=statistics)
-    _write_contacts(partial / CONTACTS_FILE, members, length)
-    manifest = Manifest(
-        version=FORMAT_VERSION,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        row_group_rows=row_group_rows,
-        files=tuple(files),
-        split_rule=f"whole families held out as test: {held_out}; valid: {VALID_SHARE:.0%} of the rest by a seeded hash ({seed})",
-        sources=(f"synthetic: Potts models of {families + held_out} families of {length} residues, {sequences} sequences each",),
-        options=json.dumps(recipe),
-        rejected="{}",
-        residue_counts=statistics.residue_counts(),
-        length_histogram=statistics.length_histogram(),
-        contacts=CONTACTS_FILE,
-        contacts_sha256=sha256_of(partial / CONTACTS_FILE),
-    )
-    write_manifest(partial, manifest)
-    if out.exists():
-        shutil.rmtree(out)
-    os.replace(partial, out)
+    with building_folder(out) as folder:
+        require_free(out, overwrite)  # again: another build may have ended meanwhile
+        new = folder / "corpus"
+        new.mkdir()
+        statistics = Statistics()
+        files: list[CorpusFile] = []
+        for split, table in _splits(tables[:families], tables[families:], seed).items():
+            files += write_split(new, split, [table], row_group_rows, statistics=statistics)
+        _write_contacts(new / CONTACTS_FILE, members, length)
+        manifest = Manifest(
+            version=FORMAT_VERSION,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            row_group_rows=row_group_rows,
+            files=tuple(files),
+            split_rule=f"whole families held out as test: {held_out}; valid: {VALID_SHARE:.0%} of the rest by a seeded hash ({seed})",
+            sources=(f"synthetic: Potts models of {families + held_out} families of {length} residues, {sequences} sequences each",),
+            options=json.dumps(recipe),
+            rejected="{}",
+            residue_counts=statistics.residue_counts(),
+            length_histogram=statistics.length_histogram(),
+            contacts=CONTACTS_FILE,
+            contacts_sha256=sha256_of(new / CONTACTS_FILE),
+        )
+        write_manifest(new, manifest)
+        take_place(new, out)
     return Corpus.open(out)
 
 
@@ -210,7 +209,9 @@ def read_contacts(corpus: Corpus) -> dict[str, NDArray[np.bool_]]:
     """Return the true contact map [L, L] (symmetric) of each family of a corpus; nothing where the corpus has no contacts."""
     maps: dict[str, NDArray[np.bool_]] = {}
     if corpus.manifest.contacts:
-        for row in pq.read_table(corpus.path / corpus.manifest.contacts).to_pylist():
+        with open_parquet(corpus.path / corpus.manifest.contacts) as file:
+            families = file.read().to_pylist()
+        for row in families:
             truth = np.zeros((row["length"], row["length"]), dtype=bool)
             truth[row["contact_i"], row["contact_j"]] = True
             maps[row["family"]] = truth | truth.T
@@ -228,16 +229,6 @@ def _check(families: int, length: int, sequences: int, held_out: int, row_group_
             raise InputError(f"{name}: {value} is too few; give {least} or more")
     if not SHORTEST <= length <= LONGEST:
         raise InputError(f"length: {length} residues do not make a fold; give {SHORTEST} to {LONGEST}")
-
-
-def _check_free(out: Path, overwrite: bool) -> None:
-    if out.is_dir() and not any(out.iterdir()):
-        return
-    if (out / MANIFEST).is_file():
-        if not overwrite:
-            raise InputError(f"{out}: there is a corpus already; give another folder, or ask to overwrite it")
-    elif out.exists():
-        raise InputError(f"{out}: exists and is no corpus; give another folder")
 
 
 def _table(family: Family, classes: NDArray[np.uint8]) -> pa.Table:

@@ -4,9 +4,9 @@ The sequence column is named by the person; ``id``, ``family``, ``clan`` (or SCO
 taken where they are. Without an id, a record is called after its file and row.
 """
 
-import gzip
+import csv
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,8 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from raypro.config import InputError, nearest
-from raypro.data.records import RECORDS, REJECTS
+from raypro.data.file_kinds import delimiter_of, is_gzip, one_line, open_bytes
+from raypro.data.records import RECORDS, REJECTS, to_text
 
 _BLOCK_BYTES = 16 << 20
 _BATCH_ROWS = 1 << 15
@@ -28,13 +29,13 @@ def delimited_columns(path: Path) -> list[str]:
         InputError: the file is empty or cannot be read.
     """
     try:
-        with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as file:
-            first = file.readline().lstrip("\ufeff").rstrip("\r\n")
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        with open_bytes(path) as file:
+            first = file.readline().decode("utf-8-sig", "replace").rstrip("\r\n")
+    except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path}: cannot be read ({error}); is the download complete?") from None
     if not first:
         raise InputError(f"{path}: empty; give a table with a line of column names")
-    return [name.strip('"') for name in first.split(_delimiter(path))]
+    return next(csv.reader([first], delimiter=delimiter_of(path)))
 
 
 def parquet_columns(path: Path) -> list[str]:
@@ -46,7 +47,7 @@ def parquet_columns(path: Path) -> list[str]:
     try:
         return list(pq.read_schema(path).names)
     except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{path}: not a readable Parquet file ({_one_line(error)})") from None
+        raise InputError(f"{path}: not a readable Parquet file ({one_line(error)})") from None
 
 
 def require_column(path: Path, columns: list[str], name: str) -> None:
@@ -59,8 +60,7 @@ def read_delimited(path: Path, sequence_column: str) -> Iterator[tuple[pa.Table,
     """Read a CSV or TSV file.
 
     Yields:
-        Tables of records (``RECORDS``; ``line`` is the row, counted from 1 at the first one below the column names) and
-        of the rows with a wrong number of columns (``REJECTS``).
+        Tables of records (``RECORDS``) and of the rows with a wrong number of columns (``REJECTS``); ``line`` is the line of the file.
 
     Raises:
         InputError: the file cannot be read as such a table.
@@ -68,17 +68,18 @@ def read_delimited(path: Path, sequence_column: str) -> Iterator[tuple[pa.Table,
     columns = delimited_columns(path)
     require_column(path, columns, sequence_column)
     wanted = _wanted(columns, sequence_column)
-    types = {name: pa.binary() if name == sequence_column else pa.string() for name in wanted.values()}
-    for table, rows, skipped in delimited_batches(path, types):
-        yield _records(table, wanted, rows, path), _wrong_rows(pa.array(skipped, pa.int64()))
+    for table, rows, skipped, line_of in delimited_batches(path, list(dict.fromkeys(wanted.values()))):
+        yield _records(table, wanted, rows, line_of(rows), path), _wrong_rows(line_of(np.array(skipped, np.int64)))
 
 
-def delimited_batches(path: Path, types: dict[str, pa.DataType]) -> Iterator[tuple[pa.Table, np.ndarray, list[int]]]:
-    """Read some columns, with their types, of a CSV or TSV file.
+def delimited_batches(
+    path: Path, names: Sequence[str]
+) -> Iterator[tuple[pa.Table, np.ndarray, list[int], Callable[[np.ndarray], np.ndarray]]]:
+    """Read the columns ``names`` of a CSV or TSV file, as bytes: whether they are text is for the caller to say, record by record.
 
     Yields:
-        Tables, the rows that they are, and the rows met on the way that have a wrong number of columns; both counted from 1 at the
-        first one below the column names.
+        Tables, the rows that they are, and the rows met on the way that have a wrong number of columns, both counted from 1 at the
+        first one below the column names, without blank lines; and what gives the lines of the file that such rows stand on.
 
     Raises:
         InputError: the file cannot be read as such a table.
@@ -90,11 +91,12 @@ def delimited_batches(path: Path, types: dict[str, pa.DataType]) -> Iterator[tup
         return "skip"
 
     try:
+        lines = _Lines(pa.input_stream(path, compression="gzip" if is_gzip(path) else None))
         reader = pa.csv.open_csv(
-            path,
-            read_options=pa.csv.ReadOptions(use_threads=False, block_size=_BLOCK_BYTES),
-            parse_options=pa.csv.ParseOptions(delimiter=_delimiter(path), invalid_row_handler=skip, newlines_in_values=False),
-            convert_options=pa.csv.ConvertOptions(include_columns=list(types), column_types=types),
+            pa.PythonFile(lines, "r"),
+            read_options=pa.csv.ReadOptions(use_threads=False, block_size=_BLOCK_BYTES, column_names=delimited_columns(path), skip_rows=1),
+            parse_options=pa.csv.ParseOptions(delimiter=delimiter_of(path), invalid_row_handler=skip, newlines_in_values=False),
+            convert_options=pa.csv.ConvertOptions(include_columns=list(names), column_types=dict.fromkeys(names, pa.binary())),
         )
         read = reported = 0
         for batch in reader:
@@ -102,10 +104,44 @@ def delimited_batches(path: Path, types: dict[str, pa.DataType]) -> Iterator[tup
             rows = read + np.arange(batch.num_rows)
             rows = rows + 1 + np.searchsorted(passed - 1 - np.arange(len(passed)), rows, side="right")
             read += batch.num_rows
-            yield pa.Table.from_batches([batch]), rows, passed[reported:].tolist()
+            yield pa.Table.from_batches([batch]), rows, passed[reported:].tolist(), lines.of_rows
             reported = len(passed)
     except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{path}: cannot be read as a table ({_one_line(error)})") from None
+        raise InputError(f"{path}: cannot be read as a table ({one_line(error)})") from None
+
+
+class _Lines:
+    """A file as Arrow reads it, noting its blank lines: Arrow passes over them without counting."""
+
+    closed = False
+
+    def __init__(self, file: pa.NativeFile) -> None:
+        self._file = file
+        self._lines, self._begun = 0, b""
+        self._blank: list[np.ndarray] = []
+
+    def read(self, size: int) -> bytes:
+        """Return the next bytes of the file."""
+        data = self._file.read(size)
+        text = b"\n" + self._begun + data
+        if b"\n\n" in text or b"\n\r\n" in text:
+            letters = np.frombuffer(text, np.uint8)
+            ends = np.flatnonzero(letters == ord("\n"))
+            blank = (np.diff(ends) == 1) | ((np.diff(ends) == 2) & (letters[ends[1:] - 1] == ord("\r")))
+            self._blank.append(np.flatnonzero(blank) + self._lines + 1)
+        self._lines += text.count(b"\n") - 1
+        begun = text[text.rindex(b"\n") + 1 :]
+        self._begun = begun if begun in (b"", b"\r") else b"."  # all that matters of it: is it blank so far?
+        return data
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def of_rows(self, rows: np.ndarray) -> np.ndarray:
+        """Return the line of each row; rows are counted without the column names and without blank lines."""
+        blank = np.concatenate([np.empty(0, np.int64), *self._blank])
+        return rows + 1 + np.searchsorted(blank - 1 - np.arange(len(blank)), rows + 1)
 
 
 def read_parquet(path: Path, sequence_column: str, first_group: int, last_group: int) -> Iterator[pa.Table]:
@@ -125,9 +161,9 @@ def read_parquet(path: Path, sequence_column: str, first_group: int, last_group:
             for batch in file.iter_batches(_BATCH_ROWS, list(range(first_group, last_group)), list(wanted.values())):
                 rows = np.arange(row + 1, row + 1 + batch.num_rows)
                 row += batch.num_rows
-                yield _records(pa.Table.from_batches([batch]), wanted, rows, path)
+                yield _records(pa.Table.from_batches([batch]), wanted, rows, rows, path)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
-        raise InputError(f"{path}: cannot be read ({_one_line(error)})") from None
+        raise InputError(f"{path}: cannot be read ({one_line(error)})") from None
 
 
 def _wanted(columns: list[str], sequence_column: str) -> dict[str, str]:
@@ -138,34 +174,30 @@ def _wanted(columns: list[str], sequence_column: str) -> dict[str, str]:
     return {**wanted, "sequence": sequence_column}
 
 
-def _records(table: pa.Table, wanted: dict[str, str], rows: np.ndarray, path: Path) -> pa.Table:
-    columns: dict[str, pa.Array | pa.ChunkedArray] = {"line": pa.array(rows, pa.int64())}
-    for name in ("id", "sequence", "family", "clan", "taxon"):
-        columns[name] = table[wanted[name]].cast(pa.string()) if name in wanted else pa.nulls(len(rows), pa.string())
-    if "id" not in wanted:
-        stem = path.name.removesuffix(".gz").rsplit(".", 1)[0]
-        columns["id"] = pa.array([f"{stem}:{row}" for row in rows.tolist()])
-    empty = {name: pa.compute.fill_null(columns[name], "") for name in ("id", "sequence")}
-    columns = {**columns, **empty}
+def _records(table: pa.Table, wanted: dict[str, str], rows: np.ndarray, lines: np.ndarray, path: Path) -> pa.Table:
+    sequence = pa.compute.fill_null(_bytes(table[wanted["sequence"]]), b"")
+    columns: dict[str, pa.Array] = {"sequence": sequence, "line": pa.array(lines, pa.int64())}
+    for name in ("id", "family", "clan", "taxon"):
+        columns[name] = to_text(_bytes(table[wanted[name]])) if name in wanted else pa.nulls(len(rows), pa.string())
+    if "id" in wanted:
+        columns["id"] = pa.compute.fill_null(columns["id"], "")
+    else:
+        stem = path.name.removesuffix(path.suffix if is_gzip(path) else "").rsplit(".", 1)[0]
+        columns["id"] = pa.array([f"{stem}:{row}" for row in rows.tolist()], pa.string())
     for name in ("family", "clan", "taxon"):
-        columns[name] = pa.compute.replace_with_mask(
-            _one(columns[name]), pa.compute.fill_null(pa.compute.equal(_one(columns[name]), ""), False), pa.scalar(None, pa.string())
-        )
-    return pa.table({name: columns[name] for name in RECORDS.names}).cast(RECORDS)
+        empty = pa.compute.fill_null(pa.compute.equal(columns[name], ""), False)
+        columns[name] = pa.compute.replace_with_mask(columns[name], empty, pa.scalar(None, pa.string()))
+    return pa.table({name: columns[name] for name in RECORDS.names}, schema=RECORDS)
 
 
-def _one(column: pa.Array | pa.ChunkedArray) -> pa.Array:
-    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+def _bytes(column: pa.ChunkedArray) -> pa.BinaryArray:
+    """Return a column of text, bytes or numbers as bytes."""
+    array = column.combine_chunks()
+    if isinstance(array, pa.ChunkedArray):
+        array = pa.concat_arrays(array.chunks)
+    return array if array.type == pa.binary() else array.cast(pa.string()).view(pa.binary())
 
 
-def _wrong_rows(rows: pa.Array) -> pa.Table:
-    cause = pa.array(["wrong number of columns"] * len(rows), pa.string())
-    return pa.table([rows, pa.array([""] * len(rows), pa.string()), cause], schema=REJECTS)
-
-
-def _delimiter(path: Path) -> str:
-    return "\t" if ".tsv" in path.name or ".txt" in path.name else ","
-
-
-def _one_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+def _wrong_rows(lines: np.ndarray) -> pa.Table:
+    cause = pa.array(["wrong number of columns"] * len(lines), pa.string())
+    return pa.table([pa.array(lines, pa.int64()), pa.array([""] * len(lines), pa.string()), cause], schema=REJECTS)

@@ -4,29 +4,45 @@ The records of an LMDB folder are pickles. They are read by an unpickler that re
 refuses every other name, so that no code from the file runs.
 """
 
-import gzip
 import io
 import json
+import math
 import pickle
+import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import pyarrow as pa
 
 from raypro.config import InputError
-from raypro.data.records import RECORDS
+from raypro.data.file_kinds import open_bytes
+from raypro.data.records import CAUSES, EMPTY, RECORDS, REJECTS
 
 _BATCH = 1 << 14
 _READ_CHARACTERS = 1 << 20
+_LONGEST_RECORD = 1 << 26
+_NEXT_RECORD = re.compile(r"[,\n]\s*\{")
+_NO_OBJECT, _NO_FIELD, _NO_JSON = "no object with fields", "no field 'primary', which holds the sequence", "not valid JSON"
+_NO_TEXT, _REFUSED = "a sequence that is no text", "a pickle that is damaged or asks for more than plain values and numpy arrays"
 _ADMITTED = {("numpy", "ndarray"), ("numpy", "dtype")} | {
     (f"numpy.{core}.{module}", name)  # numpy 1 and 2 call the package differently
     for core in ("core", "_core")
     for module, name in (("multiarray", "_reconstruct"), ("multiarray", "scalar"), ("numeric", "_frombuffer"))
 }
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A record that cannot be read."""
+
+    cause: str
+    detail: str
+    """What is wrong with this one."""
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -52,48 +68,50 @@ def load_pickle(data: bytes) -> Any:
         raise pickle.UnpicklingError(f"damaged: {error}") from None
 
 
-def read_tape_json(path: Path) -> Iterator[pa.Table]:
+def read_tape_json(path: Path) -> Iterator[tuple[pa.Table, pa.Table]]:
     """Read a JSON list of TAPE records (or one record a line), plain or gzip, without holding it whole in memory.
 
     Yields:
-        Tables of records (``RECORDS``; ``line`` is the record's number, from 1).
+        Tables of records (``RECORDS``) and of what is none (``REJECTS``); ``line`` is the record's number, from 1.
 
     Raises:
-        InputError: no JSON, or a record without ``primary``; names the record.
+        InputError: no JSON, or it ends within a record.
     """
     return _tables(path, json_records(path))
 
 
-def read_tape_lmdb(path: Path) -> Iterator[pa.Table]:
+def read_tape_lmdb(path: Path) -> Iterator[tuple[pa.Table, pa.Table]]:
     """Read a TAPE LMDB folder (or single file).
 
     Yields:
-        Tables of records (``RECORDS``; ``line`` is the record's number, from 1).
+        Tables of records (``RECORDS``) and of what is none (``REJECTS``); ``line`` is the record's number, from 1.
 
     Raises:
-        InputError: lmdb is not installed, this is no LMDB, a record is missing, without ``primary``, or a pickle of something else.
+        InputError: lmdb is not installed, this is no LMDB, or a record is missing.
     """
     return _tables(path, lmdb_records(path))
 
 
 def json_records(path: Path) -> Iterator[Any]:
-    """Yield the objects of a JSON list (or of lines), plain or gzip, one after the other.
+    """Yield the objects of a JSON list (or of lines), plain or gzip, one after the other; :class:`Unreadable` for one that is not JSON.
 
     Raises:
-        InputError: this is no such JSON, or it is damaged.
+        InputError: this is no such JSON, or it ends within a record.
     """
     try:
-        with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as file:
+        with io.TextIOWrapper(open_bytes(path), "utf-8-sig", "replace") as file:
             yield from _json_values(path, file)
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path}: cannot be read ({error}); is the download complete?") from None
 
 
 def lmdb_records(path: Path) -> Iterator[Any]:
     """Yield the records of a TAPE LMDB folder (or single file), one after the other: plain values and numpy arrays.
 
+    A pickle of anything else is :class:`Unreadable`.
+
     Raises:
-        InputError: lmdb is not installed, this is no LMDB, a record is missing, or a pickle of something else.
+        InputError: lmdb is not installed, this is no LMDB, or a record is missing.
     """
     try:
         import lmdb
@@ -111,34 +129,38 @@ def _lmdb_values(path: Path, transaction: Any) -> Iterator[Any]:
     count = transaction.get(b"num_examples")
     if count is None:
         raise InputError(f"{path}: no 'num_examples' in it: not a TAPE file")
-    number = -1
-    try:
-        for number in range(_count_of(path, count)):
-            data = transaction.get(str(number).encode())
-            if data is None:
-                raise InputError(f"{path}: record {number + 1} is missing; is the download complete?")
-            yield load_pickle(data)
-    except pickle.UnpicklingError as error:
-        raise InputError(f"{path}: record {number + 1} is refused: {error}") from None
+    for number in range(_count_of(path, count)):
+        data = transaction.get(str(number).encode())
+        if data is None:
+            raise InputError(f"{path}: record {number + 1} is missing; is the download complete?")
+        try:
+            value = load_pickle(data)
+        except pickle.UnpicklingError as error:
+            value = Unreadable(_REFUSED, str(error))
+        yield value
 
 
 def _count_of(path: Path, data: bytes) -> int:
-    count = load_pickle(data)
+    try:
+        count = load_pickle(data)
+    except pickle.UnpicklingError as error:
+        raise InputError(f"{path}: 'num_examples' is refused: {error}") from None
     if not isinstance(count, int | np.integer):
         raise InputError(f"{path}: 'num_examples' is no number: not a TAPE file")
     return int(count)
 
 
-def _json_values(path: Path, file: Any) -> Iterator[Any]:
+def _json_values(path: Path, file: TextIO) -> Iterator[Any]:
     """The values of a JSON list, or values one after the other, read piece by piece."""
     decoder, text, number = json.JSONDecoder(), "", 0
     while more := file.read(_READ_CHARACTERS):
         text = (text + more).lstrip(" \t\r\n[,]")
+        if text and number == 0 and not text.startswith("{"):
+            raise InputError(f"{path}: record 1: expected an object with the field 'primary', found {text[:20]!r}")
         at = 0
-        while at < len(text) and text[at] == "{":
-            try:
-                value, end = decoder.raw_decode(text, at)
-            except ValueError:
+        while at < len(text):
+            value, end = _next_value(decoder, text, at)
+            if value is None or (end == len(text) and not isinstance(value, dict)):
                 break  # not whole yet
             number += 1
             yield value
@@ -146,30 +168,65 @@ def _json_values(path: Path, file: Any) -> Iterator[Any]:
             while at < len(text) and text[at] in " \t\r\n,]":
                 at += 1
         text = text[at:]
-        if text and not text.startswith("{"):
-            raise InputError(f"{path}: record {number + 1}: expected an object with the field 'primary', found {text[:20]!r}")
+        if len(text) > _LONGEST_RECORD:
+            raise InputError(f"{path}: record {number + 1} is no JSON, or longer than {_LONGEST_RECORD >> 20} million characters")
     if text:
         raise InputError(f"{path}: record {number + 1} is not valid JSON; is the download complete?")
 
 
-def _tables(path: Path, values: Iterable[Any]) -> Iterator[pa.Table]:
+def _next_value(decoder: json.JSONDecoder, text: str, at: int) -> tuple[Any, int]:
+    """Return the value at a place of ``text`` and where it ends; None where it is not whole yet.
+
+    After a value that is no JSON, whatever more comes, reading goes on at the next brace that follows a comma or begins a line.
+    """
+    try:
+        value, end = decoder.raw_decode(text, at)
+        return (Unreadable(_NO_OBJECT, "null") if value is None else value), end
+    except (ValueError, RecursionError) as error:
+        unfinished = isinstance(error, json.JSONDecodeError) and (error.pos > len(text) - 16 or error.msg.startswith("Unterminated"))
+    found = None if unfinished else _NEXT_RECORD.search(text, at + 1)
+    return (Unreadable(_NO_JSON, text[at : at + 40]), found.end() - 1) if found else (None, at)
+
+
+def _tables(path: Path, values: Iterable[Any]) -> Iterator[tuple[pa.Table, pa.Table]]:
     numbered = enumerate(values, start=1)
     while batch := list(islice(numbered, _BATCH)):
-        yield pa.table({name: [_field(path, number, value, name) for number, value in batch] for name in RECORDS.names}, schema=RECORDS)
+        causes = [_fault(value) for _, value in batch]
+        rows = [_row(path, number, value) for (number, value), cause in zip(batch, causes, strict=True) if not cause]
+        rejects = [
+            {"line": number, "id": _id(path, number, value), "cause": cause}
+            for (number, value), cause in zip(batch, causes, strict=True)
+            if cause
+        ]
+        yield pa.Table.from_pylist(rows, RECORDS), pa.Table.from_pylist(rejects, REJECTS)
 
 
-def _field(path: Path, number: int, value: Any, name: str) -> Any:
-    if name == "line":
-        return number
-    if not isinstance(value, Mapping) or "primary" not in value:
-        raise InputError(f"{path}: record {number}: no field 'primary', which holds the sequence of a TAPE record")
-    if name == "sequence":
-        return str(value["primary"]).encode()
-    found = value.get(name)
-    if name == "id":
-        return f"{path.name}:{number}" if found is None else _text(found)
-    return None if found is None or name == "taxon" else _text(found)
+def _fault(value: Any) -> str:
+    """Return why a value is no record, nothing where it is one."""
+    if isinstance(value, Unreadable):
+        return value.cause
+    if not isinstance(value, Mapping):
+        return _NO_OBJECT
+    sequence = value.get("primary", _NO_FIELD)
+    if sequence is _NO_FIELD:
+        return _NO_FIELD
+    if sequence is None or (isinstance(sequence, float) and math.isnan(sequence)):
+        return CAUSES[EMPTY]
+    return "" if isinstance(sequence, str | bytes) else _NO_TEXT
+
+
+def _row(path: Path, number: int, value: Mapping[str, Any]) -> dict[str, Any]:
+    sequence = value["primary"]
+    groups = {name: None if value.get(name) is None else _text(value[name]) for name in ("family", "clan")}
+    as_bytes = sequence if isinstance(sequence, bytes) else sequence.encode("utf-8", "replace")
+    return {"id": _id(path, number, value), "sequence": as_bytes, **groups, "taxon": None, "line": number}
+
+
+def _id(path: Path, number: int, value: Any) -> str:
+    found = value.get("id") if isinstance(value, Mapping) else None
+    return f"{path.name}:{number}" if found is None else _text(found)
 
 
 def _text(value: Any) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    return text.encode("utf-8", "replace").decode()  # JSON can hold halves of characters, which are no text

@@ -1,29 +1,22 @@
-"""Writing the Parquet files of a corpus, and gathering what its manifest says of their content.
+"""Writing the Parquet files of a corpus.
 
 Every row group of a file holds exactly ``row_group_rows`` rows but the last one. A file is written under a temporary
 name and renamed when it is whole, so that a reader never sees half of one.
 """
 
-import json
 import os
-from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
-from raypro.core.alphabet import LETTERS
 from raypro.data.corpus import SCHEMA, CorpusFile, sha256_of
+from raypro.data.statistics import Statistics
 
 _COMPRESSION = {"id": "zstd", "sequence": "zstd"}
 """The other columns are numbers or hold few values, coded as a dictionary: a compressor for each row group costs more than it saves."""
-
-LENGTH_BIN = 16
-"""Width of a bin of the length histogram, in residues."""
 
 
 def write_split(
@@ -32,7 +25,7 @@ def write_split(
     tables: Iterable[pa.Table],
     row_group_rows: int,
     rows_per_file: int = 1_000_000,
-    statistics: "Statistics | None" = None,
+    statistics: Statistics | None = None,
 ) -> list[CorpusFile]:
     """Write one split, ``tables`` in order with the columns of ``SCHEMA``, as ``SPLIT-00000.parquet`` and so on.
 
@@ -66,7 +59,7 @@ class SplitWriter:
         split: str,
         row_group_rows: int,
         rows_per_file: int = 1_000_000,
-        statistics: "Statistics | None" = None,
+        statistics: Statistics | None = None,
         first_number: int = 0,
     ) -> None:
         """Prepare to write; no file is made before the first row.
@@ -149,61 +142,3 @@ class SplitWriter:
         os.replace(self._temporary, path)
         self.files.append(CorpusFile(path.name, self._split, self._rows, self._residues, sha256_of(path)))
         self._writer, self._rows, self._residues = None, 0, 0
-
-
-class Statistics:
-    """Residue counts and length histogram by split, as the manifest holds them."""
-
-    def __init__(self) -> None:
-        """Start with nothing counted."""
-        self._letters: dict[str, NDArray[np.int64]] = {}
-        self._lengths: dict[str, Counter[int]] = {}
-
-    def add(self, split: str, table: pa.Table) -> None:
-        """Count the rows of ``table`` (columns ``sequence`` and ``length``) to ``split``."""
-        letters = self._letters.setdefault(split, np.zeros(256, np.int64))
-        lengths = self._lengths.setdefault(split, Counter())
-        for chunk in table["sequence"].chunks:
-            letters += count_bytes(string_bytes(chunk))
-        bins, rows = np.unique(table["length"].to_numpy() // LENGTH_BIN * LENGTH_BIN, return_counts=True)
-        lengths.update(dict(zip(bins.tolist(), rows.tolist(), strict=True)))
-
-    def update(self, other: "Statistics") -> None:
-        """Add what ``other`` has counted."""
-        for split, letters in other._letters.items():
-            self._letters[split] = self._letters.get(split, 0) + letters
-            self._lengths.setdefault(split, Counter()).update(other._lengths[split])
-
-    def residue_counts(self) -> str:
-        """Return ``{split: {letter: count}}`` as JSON; letters that never occur are left out."""
-        return json.dumps({s: {a: int(n[ord(a)]) for a in LETTERS if n[ord(a)]} for s, n in self._letters.items()})
-
-    def length_histogram(self) -> str:
-        """Return ``{split: {first length of the bin: sequences}}`` as JSON, bins in order."""
-        return json.dumps({split: {str(bin): n[bin] for bin in sorted(n)} for split, n in self._lengths.items()})
-
-
-def string_bytes(array: pa.StringArray) -> NDArray[np.uint8]:
-    """Return the bytes of all strings of ``array`` joined, as a view, not a copy."""
-    offsets, values = string_buffers(array)
-    return values[offsets[0] : offsets[-1]]
-
-
-def string_buffers(array: pa.StringArray) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
-    """Return the offsets [rows + 1] of the strings of ``array`` and the bytes that they point into, as views."""
-    _, offsets, values = array.buffers()
-    if not len(array):
-        return np.zeros(1, np.int32), np.empty(0, np.uint8)
-    first = np.frombuffer(offsets, np.int32)[array.offset : array.offset + len(array) + 1]
-    return first, np.frombuffer(values, np.uint8) if values is not None else np.empty(0, np.uint8)
-
-
-def count_bytes(letters: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Return how often each of the 256 byte values occurs in ``letters`` [n]."""
-    pairs = np.zeros(1 << 16, np.int64)
-    even = len(letters) // 2 * 2  # two letters at a time: half the steps
-    modes = pc.mode(pa.array(letters[:even].view(np.uint16)), n=len(pairs))  # np.bincount would make a copy of four times the size
-    pairs[modes.field("mode").to_numpy()] = modes.field("count").to_numpy()
-    counts = pairs.reshape(256, 256).sum(0) + pairs.reshape(256, 256).sum(1)
-    counts[letters[even:]] += 1
-    return counts
