@@ -26,7 +26,7 @@ def gradients(loss, head, h):
 def assert_same(ours, plain, head, h):
     """Loss, number correct and gradients of ``ours`` are those of ``plain``, to the last digits of float64."""
     torch.testing.assert_close(ours[0], plain[0], rtol=1e-12, atol=0)
-    assert ours[1] == plain[1]
+    assert ours[1].item() == pytest.approx(float(plain[1]), rel=1e-12)
     for mine, theirs in zip(gradients(ours[0], head, h), gradients(plain[0], head, h), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-12)
 
@@ -68,7 +68,7 @@ def test_capped_equals_plain_loops_over_the_drawn_pairs(max_pairs, diagonal, chu
         plain = [plain[0] + weight * loss, plain[1] + weight * correct]
     ours = head.loss(h, labels, counts, diagonal=diagonal, max_pairs=max_pairs, keys=keys)
     assert_same(ours, plain, head, h)
-    assert 2 * (torch.ones(rows.shape[1]) if weights is None else weights).sum() == pair_count(counts, diagonal, max_pairs)
+    assert 2 * weights.sum().item() == pytest.approx(pair_count(counts, diagonal))  # those drawn stand for all
 
 
 def test_a_cap_above_every_pair_changes_nothing():
@@ -83,16 +83,34 @@ def test_a_cap_above_every_pair_changes_nothing():
 def test_a_cap_draws_every_pair_equally_often(m, diagonal):
     sequences, max_pairs = 6000, 7
     rows, weights = drawn_pairs([m] * sequences, diagonal, max_pairs, torch.arange(sequences))
-    assert weights is None or (weights == 1).all()
+    every = m * m if diagonal else m * (m - 1)
+    assert torch.equal(weights, torch.full_like(weights, every / 6))
     first, second = torch.cat([rows, rows.flip(0)], dim=1)
     assert torch.equal(first // m, second // m)  # of one sequence
     often = torch.zeros(m, m).index_put_((first % m, second % m), torch.tensor(1.0), accumulate=True)
-    expected = 6 * sequences / (m * m if diagonal else m * (m - 1))
+    expected = 6 * sequences / every
     cells = often if diagonal else often[~torch.eye(m, dtype=torch.bool)]
-    assert (diagonal or often.diagonal().sum() == 0) and often.sum() == pair_count([m] * sequences, diagonal, max_pairs)
+    assert (diagonal or often.diagonal().sum() == 0) and often.sum() == 6 * sequences
     assert (cells - expected).abs().max() < 8 * expected**0.5, often  # a pair counts twice: sigma is at most sqrt(2 expected)
     if not diagonal:
         assert len({*map(tuple, torch.stack([first, second], dim=1).tolist())}) == len(first)  # without replacement
+
+
+@pytest.mark.parametrize("diagonal", [False, True])
+def test_a_cap_leaves_the_mean_over_all_pairs_of_a_batch_unbiased(diagonal):
+    """A long sequence that is hard and a short one that is easy: drawing fewer of the long one's pairs must not make it count less."""
+    counts, draws = [9, 3], 1000
+    head, h, labels = example(counts)
+    with torch.no_grad():
+        h[:9] *= 6
+        head.second.bias[20 * labels[0] + labels[1]] += 2
+        whole, hits = head.loss(h, labels, counts, diagonal=diagonal)
+        capped = torch.stack(
+            [torch.stack(head.loss(h, labels, counts, diagonal=diagonal, max_pairs=12, keys=torch.arange(2) + 2 * n)) for n in range(draws)]
+        )
+    mean, error = capped.mean(0), capped.std(0) / draws**0.5
+    assert 0 < error[0] < 0.02 * whole and hits > 0 and abs(mean[0] - whole) < 5 * error[0]
+    assert abs(mean[1] - hits) <= 5 * error[1]
 
 
 def test_equal_keys_draw_equal_pairs_whatever_the_neighbours():

@@ -28,16 +28,15 @@ from raypro.core.random import uniform
 CLASSES = 20
 PAIRS = CLASSES * CLASSES
 
-CHUNK = {"cpu": 2048, "cuda": 16384}
-"""Most unordered pairs of a chunk: on a CPU few enough for the cache, on a GPU enough to fill it (0.6 GB at D = H = 768)."""
+CHUNK = {"cpu": 1024, "cuda": 16384}
+"""Most unordered pairs of a chunk: on a CPU few enough for the cache, on a GPU enough to fill it (0.5 GB at D = H = 768)."""
 
 _FIRST, _SECOND = 3, 4  # streams of randomness per sequence, beside those of masking
 
 
-def pair_count(counts: Sequence[int], diagonal: bool = False, max_pairs: int | None = None) -> int:
+def pair_count(counts: Sequence[int], diagonal: bool = False) -> int:
     """Return the number of ordered pairs that :meth:`PairHead.loss` sums over, for sequences with ``counts`` masked residues."""
-    every = (m * m if diagonal else m * (m - 1) for m in counts)
-    return sum(n if max_pairs is None or n <= max_pairs else max_pairs // 2 * 2 for n in every)
+    return sum(m * m if diagonal else m * (m - 1) for m in counts)
 
 
 class PairHead(nn.Module):
@@ -69,7 +68,7 @@ class PairHead(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return the summed cross entropy (nats) of :func:`pair_count` ordered pairs and how many were predicted correctly.
 
-        No device is ever waited for. The number correct (int64) has no gradient; there is no gradient of the gradient.
+        No device is ever waited for. The number correct has no gradient; there is no gradient of the gradient.
 
         Args:
             h: [N, D] encoder outputs of the masked residues, those of one sequence together.
@@ -77,8 +76,8 @@ class PairHead(nn.Module):
             counts: masked residues of each sequence; they sum to N. A sequence with fewer than two has no pairs i != j.
             diagonal: sum over the pairs (i, i) as well (the paper's pair-only mode).
             max_pairs: at most so many ordered pairs of a sequence, two or more. Where it has more, max_pairs // 2 times a
-                pair is drawn and taken in both orders. Each ordered pair is equally likely, so a sequence's share of the
-                loss divided by its :func:`pair_count` is an unbiased estimate of its mean over all pairs.
+                pair is drawn and taken in both orders. Each ordered pair is equally likely, and those drawn stand for all:
+                both sums are unbiased estimates of what they are without a cap.
             keys: [B] int64, on the host, with ``max_pairs``: what is drawn for a sequence depends on its key alone.
         """
         if h.shape[0] != sum(counts) or labels.shape != h.shape[:1]:
@@ -109,6 +108,8 @@ class _Plan:
     """[4, B] first row of h, masked residues, first pair, and whether all pairs are taken (1) or some are drawn (0)."""
     ends: Tensor
     """[B] the number after each sequence's last pair."""
+    stands_for: Tensor | None
+    """[B] pairs that one of the sequence's stands for, float64; None: 1."""
     offset: int
     """0 where the diagonal is summed, else 1."""
     orders: Tensor | None
@@ -122,7 +123,7 @@ class _Plan:
         whole = all_pairs <= max_pairs if max_pairs is not None else np.ones(len(m), dtype=bool)
         sizes = np.where(whole, (m * (m + 1) if diagonal else all_pairs) // 2, (max_pairs or 0) // 2)
         ends, starts = np.cumsum(sizes), np.cumsum(m) - m
-        orders = None
+        orders = stands_for = None
         if keys is not None and not whole.all():
             place = np.arange(m.max())
             scores = [np.where(place < m[:, None], uniform(keys.numpy(), len(place), stream), 2.0) for stream in (_FIRST, _SECOND)]
@@ -130,11 +131,12 @@ class _Plan:
             # Drawn with the diagonal, a pair's two residues are independent of each other.
             second = np.where(whole[:, None], first, second) if diagonal else first
             orders = _to_device(np.stack([first, second]), device)
+            stands_for = _to_device(np.where(whole, 1.0, all_pairs / (max_pairs // 2 * 2)), device)  # type: ignore[operator]
         table = _to_device(np.stack([starts, m, ends - sizes, whole, ends]), device)
-        return cls(int(sizes.sum()), table[:4], table[4], 0 if diagonal else 1, orders)
+        return cls(int(sizes.sum()), table[:4], table[4], stands_for, 0 if diagonal else 1, orders)
 
     def pairs(self, begin: int, end: int) -> tuple[Tensor, Tensor | None]:
-        """Return the rows [2, U] of h of the pairs numbered ``begin`` to ``end``, and their weights [U] (None: 1)."""
+        """Return the rows [2, U] of h of the pairs numbered ``begin`` to ``end``, and their weights [U] in float64 (None: 1)."""
         number = torch.arange(begin, end, device=self.ends.device)
         sequence = torch.searchsorted(self.ends, number, right=True)
         start, m, first_number, whole = self.table[:, sequence]
@@ -144,13 +146,16 @@ class _Plan:
         places = torch.stack([i, (i + k + self.offset) % m])
         if self.orders is not None:
             places = torch.stack([order[sequence, place] for order, place in zip(self.orders, places, strict=True)])
-        # A whole diagonal is numbered first; (i, i) is its own mirror image and stands here as two halves.
-        weights = 1 - 0.5 * ((k == 0) & (whole == 1)) if self.offset == 0 else None
+        weights = None if self.stands_for is None else self.stands_for[sequence]
+        if self.offset == 0:
+            # A whole diagonal is numbered first; (i, i) is its own mirror image and stands here as two halves.
+            halves = 1 - 0.5 * ((k == 0) & (whole == 1)).double()
+            weights = halves if weights is None else weights * halves
         return places + start, weights
 
 
 def _to_device(values: Any, device: torch.device) -> Tensor:
-    """Return an int64 array on ``device`` without waiting for it."""
+    """Return an array on ``device`` without waiting for it."""
     tensor = torch.from_numpy(values)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
@@ -196,35 +201,38 @@ class _Run:
         self.width, self.hidden = h.shape[1], self.w1.shape[0]
         width = self.width
         self.w_product, self.w_difference = self.w1[:, :width], self.w1[:, width:]
-        self.h_u = torch.cat([h, h @ self.w_difference.t()], dim=1)  # [N, D + H]
+        self.h, self.u = h, h @ self.w_difference.t()
         self.sum_dtype = torch.promote_types(dtype, torch.float32)
-        self.loss = torch.zeros((), dtype=self.sum_dtype, device=h.device)
-        self.correct = torch.zeros((), dtype=torch.int64, device=h.device)
+        self.loss, self.correct = (torch.zeros((), dtype=self.sum_dtype, device=h.device) for _ in range(2))
         self.buffers: dict[str, Tensor] = {}
         if wanted:
-            self.d_h_u, self.d_w1, self.d_b1, self.d_w2, self.d_b2 = (
-                torch.zeros(x.shape, dtype=self.sum_dtype, device=h.device) for x in (self.h_u, *inputs[1:])
+            self.d_h, self.d_u, self.d_w1, self.d_b1, self.d_w2, self.d_b2 = (
+                torch.zeros(x.shape, dtype=self.sum_dtype, device=h.device) for x in (self.h, self.u, *inputs[1:])
             )
 
     def buffer(self, name: str, *shape: int) -> Tensor:
         """Return scratch memory of ``shape``, the same for every chunk."""
         size = math.prod(shape)
         if name not in self.buffers or self.buffers[name].numel() < size:
-            self.buffers[name] = torch.empty(size, dtype=self.dtype, device=self.h_u.device)
+            self.buffers[name] = torch.empty(size, dtype=self.dtype, device=self.h.device)
         return self.buffers[name][:size].view(shape)
+
+    def gathered(self, source: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return rows [2, U] of ``source`` for the pairs' first and second residues, in scratch memory."""
+        found = self.buffer("gathered", rows.numel(), source.shape[1])
+        first, second = torch.index_select(source, 0, rows.flatten(), out=found).view(2, rows.shape[1], -1)
+        return first, second
 
     def add(self, rows: Tensor, labels: Tensor, weights: Tensor | None) -> None:
         """Add the pairs of residues ``rows`` [2, U] with classes ``labels`` [2, U], in both orders, times ``weights`` [U]."""
         units, width, hidden = rows.shape[1], self.width, self.hidden
-        gathered = self.buffer("gathered", 2 * units, width + hidden)
-        torch.index_select(self.h_u, 0, rows.flatten(), out=gathered)
-        h, u = torch.split_with_sizes(gathered.view(2, units, -1), [width, hidden], dim=2)
-        product = torch.mul(h[0], h[1], out=self.buffer("product", units, width))
+        product = torch.mul(*self.gathered(self.h, rows), out=self.buffer("product", units, width))
         symmetric = torch.addmm(self.b1, product, self.w_product.t(), out=self.buffer("symmetric", units, hidden))
         before = self.buffer("before", 2, units, hidden)  # a_ij, then a_ji
-        torch.sub(u[0], u[1], out=before[1])
-        torch.add(symmetric, before[1], out=before[0])
-        torch.sub(symmetric, before[1], out=before[1])
+        u_i, u_j = self.gathered(self.u, rows)
+        u_i -= u_j
+        torch.add(symmetric, u_i, out=before[0])
+        torch.sub(symmetric, u_i, out=before[1])
         before = before.view(2 * units, hidden)
         after = torch.ops.aten.gelu.out(before, out=self.buffer("after", 2 * units, hidden))
         logits = torch.addmm(self.b2, after, self.w2.t(), out=self.buffer("logits", 2 * units, PAIRS))
@@ -235,30 +243,32 @@ class _Run:
         _accumulate(self.d_w2, d_logits.t(), after)
         self.d_b2 += d_logits.sum(0, dtype=self.sum_dtype)
         torch.mm(d_logits, self.w2, out=after)
-        d_before = torch.ops.aten.gelu_backward.grad_input(after, before, grad_input=after).view(2, units, hidden)
-        torch.add(d_before[0], d_before[1], out=symmetric)
+        d_ij, d_ji = torch.ops.aten.gelu_backward.grad_input(after, before, grad_input=after).view(2, units, hidden)
+        torch.add(d_ij, d_ji, out=symmetric)
+        d_ij -= d_ji
+        self.d_u.index_add_(0, rows[0], d_ij.to(self.sum_dtype)).index_add_(0, rows[1], d_ij.to(self.sum_dtype), alpha=-1)
         _accumulate(self.d_w1[:, :width], symmetric.t(), product)
         self.d_b1 += symmetric.sum(0, dtype=self.sum_dtype)
-        # What is gathered of the one residue becomes, in place, the gradient of the other.
-        h *= torch.mm(symmetric, self.w_product, out=product)
-        torch.sub(d_before[1], d_before[0], out=u[0])
-        torch.sub(d_before[0], d_before[1], out=u[1])
-        self.d_h_u.index_add_(0, rows.flip(0).flatten(), gathered.to(self.sum_dtype))
+        torch.mm(symmetric, self.w_product, out=product)
+        for row, other in zip(rows, reversed(self.gathered(self.h, rows)), strict=True):
+            other *= product
+            self.d_h.index_add_(0, row, other.to(self.sum_dtype))
 
     def cross_entropy(self, logits: Tensor, label: Tensor, weights: Tensor | None) -> Tensor:
-        """Add the cross entropy of ``logits`` [2 U, 400] and return its gradient, which overwrites them."""
-        label, best = label[:, None], logits.argmax(dim=1, keepdim=True)
-        behind = (logits.gather(1, best) - logits.gather(1, label)).to(self.sum_dtype)
+        """Add the cross entropy of ``logits`` [2 U, 400], times ``weights`` [2 U], and return its gradient, which overwrites them."""
+        label = label[:, None]
+        greatest, best = logits.max(dim=1, keepdim=True)
+        behind = (greatest - logits.gather(1, label)).to(self.sum_dtype)
         if logits.dtype == self.sum_dtype:
             p = torch.softmax(logits, dim=1, out=logits)
         else:
             p = torch.softmax(logits, dim=1, dtype=self.sum_dtype)
-        loss, hit = behind - p.gather(1, best).log(), best == label  # log sum exp z = max z - log max p
+        loss, hit = behind - p.gather(1, best).log(), (best == label).to(self.sum_dtype)  # log sum exp z = max z - log max p
         if weights is not None:
             weights = weights[:, None].to(self.sum_dtype)
             loss, hit = loss * weights, hit * weights
         self.loss += loss.sum()
-        self.correct += hit.sum().to(torch.int64)
+        self.correct += hit.sum()
         if self.wanted:
             p.scatter_add_(1, label, p.new_full((1, 1), -1.0).expand(label.shape))
             if weights is not None:
@@ -267,9 +277,9 @@ class _Run:
 
     def gradients(self) -> tuple[Tensor, ...]:
         """Return the gradients of h, W1, b1, W2 and b2, each in its own dtype."""
-        h, d_h, d_u = self.h_u[:, : self.width], self.d_h_u[:, : self.width], self.d_h_u[:, self.width :].to(self.dtype)
-        d_h = d_h + d_u @ self.w_difference
-        self.d_w1[:, self.width :] = d_u.t() @ h
+        d_u = self.d_u.to(self.dtype)
+        d_h = self.d_h + d_u @ self.w_difference
+        self.d_w1[:, self.width :] = d_u.t() @ self.h
         found = (d_h, self.d_w1, self.d_b1, self.d_w2, self.d_b2)
         return tuple(gradient.to(x.dtype) for gradient, x in zip(found, self.inputs, strict=True))
 

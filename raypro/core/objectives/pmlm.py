@@ -36,7 +36,7 @@ class PMLM:
     pair_only: bool = False
     """The paper's pair-only mode: no token head; the diagonal pairs (i, i) are predicted too."""
     max_pairs: int | None = None
-    """At most so many ordered pairs a sequence, drawn without bias; None: all of them."""
+    """At most so many ordered pairs a sequence, drawn so that the loss stays an unbiased estimate of what it is over all; None: all of them."""
     head_norm: bool = False
     """LayerNorm between the token head's layers, as RoBERTa's and ESM's have; exported, such a model is an EsmForMaskedLM."""
 
@@ -62,7 +62,7 @@ class PMLM:
     def prepare(self, batch: Batch) -> "MaskedPairs":
         """Mask the batch."""
         masked = mask_residues(batch, self.mask_rate, self.mask_share, self.random_share)
-        return MaskedPairs(masked, self.pair_only, self.max_pairs)
+        return MaskedPairs(masked, self.pair_only)
 
     def sums(self, model: "PairwiseMaskedLanguageModel", prepared: "MaskedPairs") -> Tensor:
         """Return [sum of -log P(x_i), correct residues, sum of -log P(x_i, x_j), correct pairs]; the last two only if ``pair_only``."""
@@ -81,17 +81,16 @@ class MaskedPairs:
 
     masked: Masked
     diagonal: bool
-    max_pairs: int | None
 
     @cached_property
     def counts(self) -> dict[str, int]:
         """Number of masked residues and of ordered pairs of them."""
         counts = self.masked.counts
-        return {"masked": sum(counts), "pairs": pair_count(counts, self.diagonal, self.max_pairs)}
+        return {"masked": sum(counts), "pairs": pair_count(counts, self.diagonal)}
 
     def to(self, device: torch.device) -> "MaskedPairs":
         """Return the same with its tensors on ``device``."""
-        return MaskedPairs(self.masked.to(device), self.diagonal, self.max_pairs)
+        return MaskedPairs(self.masked.to(device), self.diagonal)
 
 
 class PairwiseMaskedLanguageModel(MaskedLanguageModel):
