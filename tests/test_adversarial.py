@@ -20,7 +20,7 @@ from raypro.core.noising import inclusion, mixed_inputs, noised_tokens
 from raypro.core.objectives.adversarial import Adversarial, Noised
 from raypro.core.optimizer import Adam
 from raypro.core.reference.adversarial_loss import adversarial_loss
-from raypro.core.subset import hard_subset, relaxed_subset, threshold_subset
+from raypro.core.subset import hard_subset, relaxed_subset
 from tests.small import TINY, batch_of, random_sequences
 
 ADAM = Adam(learning_rate=1e-3, warmup_steps=0, decay="constant")
@@ -143,27 +143,6 @@ def test_every_row_has_its_budget_and_only_standard_residues_are_masked_once() -
             assert torch.equal(prepared.inputs == token, prepared.tokens == token)
 
 
-def test_the_threshold_misses_the_budget_and_the_figures_are_over_what_it_takes() -> None:
-    objective = replace(SMALL, choice="threshold", temperature=0.5)
-    state, prepared = new_state(objective), objective.prepare(batches_of(0)[0])
-    with torch.no_grad():
-        s, _ = state.model.noiser(prepared.tokens)
-        p = relaxed_subset(s, prepared.which, prepared.candidates, prepared.k, 0.5)
-        chosen = threshold_subset(p, prepared.candidates)
-        taken, random, k = int(chosen.sum()), int(prepared.at_random.sum()), int(prepared.k.sum())
-        sums = objective.sums(state.model, prepared)
-    means = evaluate(state, batches_of(0, 2))
-    assert 0 < taken < k
-    assert means["noiser/masked_of_budget"] == pytest.approx(taken / k)
-    assert means["loss_mlm"] == pytest.approx(float(sums[0]) / (random + taken), rel=1e-5)
-    assert means["loss_adversarial"] == pytest.approx(float(sums[2]) / taken, rel=1e-5)
-    assert means["loss_random"] == pytest.approx(float(sums[3]) / random, rel=1e-5)
-    for figure, count in (("mask keep replace", "noiser/"), (STANDARD, "noiser_chosen/"), ("0123456789", "noiser_place/")):
-        names = figure.split() if " " in figure else figure
-        assert sum(means[count + name] for name in names) == pytest.approx(1.0)
-    assert evaluate(new_state(SMALL), batches_of(0))["noiser/masked_of_budget"] == 1.0
-
-
 def test_the_figures_say_what_was_taken() -> None:
     state, prepared = new_state(SMALL), SMALL.prepare(batches_of(0)[0])
     taken, shown = choice_of(state, prepared)
@@ -180,6 +159,7 @@ def test_the_figures_say_what_was_taken() -> None:
         places[(column - 1) * 10 // residues] += 1
     assert [means[f"noiser_place/{place}"] for place in range(10)] == pytest.approx([n / k for n in places])
     both = prepared.counts
+    assert means["noiser/masked_of_budget"] == 1.0
     together = both["random"] * means["loss_random"] + both["adversarial"] * means["loss_adversarial"]
     assert together / both["masked"] == pytest.approx(means["loss_mlm"], rel=1e-5)
 

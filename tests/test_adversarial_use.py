@@ -16,6 +16,7 @@ from torch import Tensor
 from raypro.cli import pretrain_main
 from raypro.cluster.train import require_corpus
 from raypro.config import InputError
+from raypro.core.alphabet import STANDARD
 from raypro.core.encoders.cpcprot import CPCProtShape
 from raypro.core.loop import TrainState, evaluate
 from raypro.core.noiser import GRUNoiserShape
@@ -24,12 +25,13 @@ from raypro.core.objectives.adversarial import Adversarial
 from raypro.core.objectives.mlm import MLM
 from raypro.core.objectives.objective import players_of
 from raypro.core.optimizer import Adam
-from raypro.core.subset import gumbel
+from raypro.core.subset import gumbel, relaxed_subset, threshold_subset
 from raypro.experiment import Experiment
 from raypro.outbox import FOLDER
 from raypro.settings import Batches
 from raypro.training import WARNING, Hooks
 from tests.small import TINY, batch_of, random_sequences, tiny_experiment, write_corpus
+from tests.test_adversarial import SMALL, batches_of, new_state
 
 ROOT = Path(__file__).resolve().parent.parent
 SCORES = torch.tensor([[2.0, 0.0, -1.0, 0.5, 1.0, -2.0]], dtype=torch.float64)
@@ -168,6 +170,25 @@ def test_the_best_checkpoint_is_that_of_the_loss_that_no_noiser_moves() -> None:
     reweighted = replace(experiment, objective=Adversarial(reweight=True, random_rate=0.0))
     assert experiment.selected_by == reweighted.selected_by == ("valid/loss_random", "min")
     assert Experiment.from_plain(reweighted.to_plain()) == reweighted
+
+
+def test_the_threshold_misses_the_budget_and_the_figures_are_over_what_it_takes() -> None:
+    objective = replace(SMALL, choice="threshold", temperature=0.5)
+    state, prepared = new_state(objective), objective.prepare(batches_of(0)[0])
+    with torch.no_grad():
+        s, _ = state.model.noiser(prepared.tokens)
+        p = relaxed_subset(s, prepared.which, prepared.candidates, prepared.k, 0.5)
+        chosen = threshold_subset(p, prepared.candidates)
+        taken, random, k = int(chosen.sum()), int(prepared.at_random.sum()), int(prepared.k.sum())
+        sums = objective.sums(state.model, prepared)
+    means = evaluate(state, batches_of(0, 2))
+    assert 0 < taken < k
+    assert means["noiser/masked_of_budget"] == pytest.approx(taken / k)
+    assert means["loss_mlm"] == pytest.approx(float(sums[0]) / (random + taken), rel=1e-5)
+    assert means["loss_adversarial"] == pytest.approx(float(sums[2]) / taken, rel=1e-5)
+    assert means["loss_random"] == pytest.approx(float(sums[3]) / random, rel=1e-5)
+    for group, names in (("noiser", ("mask", "keep", "replace")), ("noiser_chosen", STANDARD), ("noiser_place", range(10))):
+        assert sum(means[f"{group}/{name}"] for name in names) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("choice", ["top", "threshold"])
