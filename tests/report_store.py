@@ -115,9 +115,9 @@ def fill_store(folder: Path) -> str:
     write_run(folder, address, "fine-tuning", "pmlm-stability", from_pmlm, scores=json.dumps(SCORES))
     own = fine_tuning(0)
     own["tags"] |= {"data": "wells", "data_task": "", "data_checksum": "77"}
-    write_run(folder, address, "fine-tuning", "mine", own, scores=json.dumps(SCORES))
+    write_run(folder, address, "fine-tuning", "mine", own, scores=json.dumps({**SCORES, "corpus_overlap": {}}))
     for seed, value in ((0, 0.3), (1, 0.5)):
-        scores = {**SCORES, "scores": {"valid": {"spearman": 0.6}, "test": {"spearman": value}}}
+        scores = {**SCORES, "scores": {"valid": {"spearman": 0.6}, "test": {"spearman": value}}, "corpus_overlap": {}}
         write_run(folder, address, "fine-tuning", f"scratch-{seed}", fine_tuning(seed), scores=json.dumps(scores))
     _sweep(folder, address)
     write_run(folder, address, "alignments", "dca-fold", ALIGNMENT)
@@ -159,4 +159,5 @@ def _foreign(address: str, artifacts: Path) -> None:
         client.log_text(run, "[not json", "probes/step_1/families/probes.json")
         client.log_text(run, "no picture", "pictures/contacts_x.png")
         client.set_terminated(run)
+    client.create_experiment("empty")
     client.create_run(experiment)  # never ended, and without a name

@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from report_browser import Browser
 from report_store import EVIL, fill_store
 
 from raypro import tracking
@@ -214,11 +215,7 @@ def test_a_folder_is_replaced_only_where_it_is_a_report_and_that_is_asked_for(ad
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report"]
 
 
-def test_an_empty_experiment_makes_a_page_that_says_so(tmp_path):
-    from raypro.mlflow_run import quiet_mlflow
-
-    address = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    quiet_mlflow().MlflowClient(address, address).create_experiment("empty")
+def test_an_empty_experiment_makes_a_page_that_says_so(address, tmp_path):
     report_command(tmp_path / "report", ("empty",), address)
     html = (tmp_path / "report" / "report.html").read_text()
     assert "No run that could be set beside a baseline" in html and "Not run yet." in html
@@ -250,6 +247,25 @@ def test_in_a_browser_the_tables_sort_and_nothing_is_wrong(report, tmp_path):
     assert sorted_table.count('aria-sort="descending"') == 1
     by_name, _ = opened("#sort=tape-the-five-tasks.0")
     assert by_name == sorted(rows, key=str.lower)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+def test_a_click_on_a_head_sorts_down_and_the_next_one_up(report, html, tmp_path):
+    table = html.split('<section id="tape-the-five-tasks">')[1].split("</table>")[0]
+    place = _place_of("stability", table)
+    head = f'#tape-the-five-tasks th[data-column="{place}"]'
+    cells = f"Array.from(document.querySelectorAll('#tape-the-five-tasks tbody tr'), row => row.cells[{place}].dataset.value ?? null)"
+    with Browser(CHROMIUM, (report / "report.html").as_uri(), tmp_path / "profile") as browser:
+        before = browser.value(cells)
+        known = sorted(float(value) for value in before if value is not None)
+        empty = [None] * (len(before) - len(known))
+        for order, expected in (("descending", known[::-1]), ("ascending", known), ("descending", known[::-1])):
+            browser.click(f"{head} button")
+            assert browser.value(f"document.querySelector('{head}').getAttribute('aria-sort')") == order
+            assert [
+                value if value is None else float(value) for value in browser.value(cells)
+            ] == expected + empty  # what is empty stays last
+    assert len(known) == 4 and empty and known != known[::-1]
 
 
 def _place_of(task: str, table: str) -> int:

@@ -38,7 +38,7 @@ def _notes(table: Table) -> str:
             notes.append(f"Of the paper's figures those of {len(known)} of its {len(table.columns)} columns were at hand.")
     if table.stage == "pre-training":
         notes.append(
-            "One run each, and means over all residues without their spread: there is no interval, and marks go by the figures alone."
+            "One run each, whose spread over the sequences was not logged: there is no interval, and marks go by the figures alone."
         )
     return " ".join(notes)
 
