@@ -103,7 +103,7 @@ def test_a_cap_leaves_the_mean_over_all_pairs_of_a_batch_unbiased(diagonal):
     head, h, labels = example(counts)
     with torch.no_grad():
         h[:9] *= 3
-        head.second.bias[20 * labels[0] + labels[1]] += 6
+        head.second.bias[20 * labels[0] + labels[1]] += 30
         whole, hits = head.loss(h, labels, counts, diagonal=diagonal)
         capped = torch.stack(
             [torch.stack(head.loss(h, labels, counts, diagonal=diagonal, max_pairs=12, keys=torch.arange(2) + 2 * n)) for n in range(draws)]
