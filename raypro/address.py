@@ -1,6 +1,7 @@
-"""Where runs are tracked, and whether anything answers there; loads no mlflow."""
+"""Where runs are tracked, and whether anything answers there, or at another address; loads no mlflow."""
 
 import os
+import socket
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import urlopen
@@ -38,6 +39,16 @@ def silence_of(address: str, seconds: float = 3.0) -> str | None:
     except (OSError, ValueError) as error:
         return reason(error)
     return None
+
+
+def listens(address: str) -> bool:
+    """Return whether anything takes connections at ``host:port``."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=2).close()
+    except (OSError, ValueError, OverflowError):
+        return False
+    return True
 
 
 def reason(error: BaseException) -> str:

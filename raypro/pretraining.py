@@ -1,16 +1,19 @@
 """Pre-training as a job of :func:`raypro.training.train`: a corpus, its data plan, and the objective's loss on held-out sequences."""
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 
 from raypro.core.batch import Batch
-from raypro.core.distributed import rank, world_size
+from raypro.core.distributed import gather_ints, rank, world_size
 from raypro.core.loop import TrainState, evaluate
+from raypro.core.objectives.objective import players_of
 from raypro.core.random import seed_of
 from raypro.data.corpus import Corpus
 from raypro.data.plan import CONTROL_TOKENS, Cursor, Plan, WindowTask
@@ -35,7 +38,7 @@ class Pretraining:
             experiment.objective.build(experiment.encoder.build()),
             experiment.optimizer,
             seed=experiment.seed,
-            total_steps=experiment.budget.steps,
+            total_steps=decay_ends(experiment, device),
             device=device,
             bf16=experiment.precision == "bf16",
         )
@@ -66,6 +69,60 @@ class Pretraining:
     def judge(self, state: TrainState) -> dict[str, float]:
         """Return the means of the objective's quantities on the validation sequences."""
         return evaluate(state, self.held_out)
+
+
+def decays_with_budget(experiment: Experiment) -> bool:
+    """Return whether the learning rate of the encoder, or of an adversary, falls to 0 at the end of the budget."""
+    rates = [player.adam or experiment.optimizer for player in players_of(experiment.objective)]
+    return any(rate.decay == "linear" and rate.decay_steps is None for rate in rates)
+
+
+def decay_ends(experiment: Experiment, device: torch.device) -> int | None:
+    """Return the step at which the budget ends, for rates that fall until then; None where only minutes end it. All workers must call it.
+
+    Epochs are counted exactly, for this number of workers and from the corpus alone: a resumed run finds the same step. Residues are
+    reckoned by their mean over an epoch.
+    """
+    budget = experiment.budget
+    if not decays_with_budget(experiment) or (budget.epochs is None and budget.residues is None):
+        return budget.steps
+    plan = data_plan(experiment)
+    batches, residues = count_batches(plan, device)
+    limits = [budget.steps] if budget.steps else []
+    if budget.epochs:
+        limits.append(steps_of_epochs(experiment, plan, batches, budget.epochs))
+    if budget.residues:
+        players = players_of(experiment.objective)
+        of_encoder = sum(player.steps for player in players if player.trains_encoder) / sum(player.steps for player in players)
+        each = residues / steps_of_epochs(experiment, plan, batches, 1)
+        limits.append(math.ceil(budget.residues / (each * of_encoder)))
+    return min(limits)
+
+
+def count_batches(plan: Plan, device: torch.device) -> tuple[list[int], int]:
+    """Return the batches of each window, the same in every epoch, and the residues of an epoch, cropped; each worker reads its share."""
+    mine = range(rank(), len(plan.windows), world_size())
+    counts, residues = [0] * len(plan.windows), 0
+    for window in mine:
+        lengths = plan.corpus.read(plan.windows[window], ["length"])["length"].to_numpy()
+        counts[window] = len(plan.cut(lengths, 0, window))
+        residues += int(np.minimum(lengths, plan.max_length).sum())
+    *every, total = map(sum, zip(*gather_ints([*counts, residues], device), strict=True))
+    return every, total
+
+
+def steps_of_epochs(experiment: Experiment, plan: Plan, batches: Sequence[int], epochs: int) -> int:
+    """Return the steps of so many epochs; no more than the budget's steps are counted."""
+    steps, most = 0, experiment.budget.steps or math.inf
+    for epoch in range(epochs):
+        deal = [batches[window] for window, _ in plan.start(epoch, world_size()).deal]
+        left = max(sum(deal[worker :: world_size()]) for worker in range(world_size()))
+        while left > 0 and steps < most:
+            left -= experiment.batches.accumulation_at(experiment.budget.steps, steps)
+            steps += 1
+        if steps >= most:
+            break
+    return steps
 
 
 def data_plan(experiment: Experiment, split: str = "train") -> Plan:

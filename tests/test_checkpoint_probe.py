@@ -20,8 +20,7 @@ from raypro.checkpoint_probe import (
 )
 from raypro.cli import pretrain_main
 from raypro.cluster.probe import probes_of
-from raypro.cluster.resources import Node
-from raypro.cluster.train import worker_cpus
+from raypro.cluster.resources import Node, worker_cpus
 from raypro.cluster.trial import probed
 from raypro.cluster.worker import probe_is_due
 from raypro.config import InputError

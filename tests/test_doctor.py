@@ -1,16 +1,18 @@
 """The doctor finds what is wrong, says what to do, and asks nothing for ever."""
 
+import json
 import socket
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 
-from raypro.cluster import checks, doctor
-from raypro.cluster.resources import Node, alive_nodes, shortage
-from raypro.cluster.train import worker_cpus
+from raypro.cluster import checks, doctor, session, worker
+from raypro.cluster.resources import Node, alive_nodes, shortage, worker_cpus
 from raypro.config import InputError
+from raypro.home import RUN_FILE, run_folder
 from raypro.settings import Workers
+from tests.small import random_sequences, tiny_experiment, write_corpus
 
 LAPTOP = Node("a", "laptop", 2, 0)
 SERVER = Node("b", "server", 8, 2)
@@ -156,6 +158,7 @@ def test_workers_share_what_there_is_and_what_does_not_fit_is_refused():
         (Workers(count=3, cpus=1), "3 workers of 1 CPUs .* 2 CPUs and 0 GPUs on 1 node"),
         (Workers(gpus=1), "1 GPUs each do not fit"),
         (Workers(count=2, cpus=1), "leave none of the 2 CPUs to read the corpus"),
+        (Workers(count=17), "17 workers on 2 CPUs; .*--workers.cpus"),
     ):
         with pytest.raises(InputError, match=message):
             worker_cpus(workers, one)
@@ -174,5 +177,38 @@ def test_every_node_is_asked_whether_it_sees_the_home(ray_cluster, raypro_home):
 
 @pytest.mark.cluster
 def test_the_doctor_uses_a_session_that_is_open(ray_cluster, raypro_home, capsys):
-    assert doctor.doctor(workers=2, cpus_per_worker=1) == 0
-    assert doctor.doctor(workers=3, cpus_per_worker=1) == 1
+    assert doctor.doctor() == doctor.doctor(workers=2) == doctor.doctor(workers=2, cpus_per_worker=0.5) == 0
+    assert doctor.doctor(workers=2, cpus_per_worker=1) == 1  # as the run is refused: nothing would be left to read the corpus
+
+
+@pytest.mark.cluster
+def test_the_doctor_looks_at_the_workers_of_a_run_that_would_be_resumed(ray_cluster, raypro_home, tmp_path, monkeypatch):
+    corpus = write_corpus(tmp_path / "corpus", {"train": random_sequences(4, 5, 9), "valid": random_sequences(2, 5, 9)})
+    for count, status in ((2, 0), (40, 1)):
+        experiment = tiny_experiment(corpus.path, f"run{count}", workers=Workers(count=count))
+        run_folder(experiment.name).mkdir(parents=True)
+        (run_folder(experiment.name) / RUN_FILE).write_text(json.dumps({"experiment": experiment.to_plain(), "data_checksum": ""}))
+        assert doctor.doctor(run=experiment.name) == status
+    with pytest.raises(InputError, match="nope: no such run"):
+        doctor.doctor(run="nope")
+
+
+def test_a_cluster_that_does_not_answer_is_one_line_at_once(monkeypatch, nobody_there):
+    monkeypatch.setattr(session.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(session.ray, "init", lambda **options: pytest.fail("Ray would try for more than a minute"))
+    for address in (nobody_there, f"ray://{nobody_there}", "localhost:port"):
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        with (
+            pytest.raises(InputError, match=f"={address}: no cluster answers there; .*unset RAY_ADDRESS"),
+            session.ray_session(),
+        ):
+            pass
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:8265")
+    with pytest.raises(InputError, match="serves `ray job submit` only"), session.ray_session():
+        pass
+
+
+def test_a_worker_has_the_threads_of_its_cpus(monkeypatch):
+    monkeypatch.setattr(worker.os, "sched_getaffinity", lambda process: set(range(8)))
+    assert [worker.threads(None, count) for count in (1, 2, 3, 20)] == [8, 4, 2, 1]
+    assert [worker.threads(cpus, 1) for cpus in (0.5, 1.0, 3.0)] == [1, 1, 3]

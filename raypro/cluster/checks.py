@@ -3,7 +3,6 @@
 import os
 import secrets
 import shutil
-import socket
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,12 +15,13 @@ from urllib.request import urlopen
 
 from packaging.requirements import Requirement
 
-from raypro.address import silence_of, tracking_address
-from raypro.cluster.resources import Node, ask, shortage
+from raypro.address import listens, silence_of, tracking_address
+from raypro.cluster.resources import Node, ask, worker_cpus
 from raypro.config import InputError
 from raypro.data.corpus import Corpus
 from raypro.home import home as home_folder
 from raypro.provenance import versions
+from raypro.settings import Workers
 
 Outcome = Literal["pass", "warn", "fail"]
 LOW_DISK, TOO_LOW_DISK = 10 * 2**30, 2**30
@@ -80,13 +80,15 @@ def leftover_cluster() -> Check:
     return Check(name, "warn", f"{file} names {address}, where nothing answers", f"rm {file}")
 
 
-def resources(nodes: list[Node], workers: int, cpus_per_worker: float, gpus_per_worker: float) -> Check:
-    """Compare what a run would ask for with what there is."""
-    lack = shortage(nodes, workers, cpus_per_worker, gpus_per_worker)
+def resources(nodes: list[Node], workers: Workers, probing: float = 0.0) -> Check:
+    """Ask of the nodes what a run would ask of them; see :func:`raypro.cluster.resources.worker_cpus`."""
     there = ", ".join(f"{node.address}: {node.cpus:g} CPUs, {node.gpus:g} GPUs" for node in nodes)
-    if lack is None:
-        return Check("resources", "pass", f"{there}; {workers} workers of {cpus_per_worker:g} CPUs and {gpus_per_worker:g} GPUs fit")
-    return Check("resources", "fail", lack.split("; ")[0], lack.split("; ")[1])
+    try:
+        cpus = worker_cpus(workers, nodes, probing)
+    except InputError as error:
+        found, _, advice = str(error).removeprefix("workers: ").partition("; ")
+        return Check("resources", "fail", found, advice)
+    return Check("resources", "pass", f"{there}; {workers.count} workers of {cpus:g} CPUs and {workers.gpus:g} GPUs fit")
 
 
 def gpus(nodes: list[Node], connected: bool) -> Check:
@@ -207,13 +209,3 @@ def dashboard(address: str | None) -> Check:
     except OSError as error:
         return Check("dashboard", "fail", f"http://{address} does not answer ({getattr(error, 'reason', error)})", advice)
     return Check("dashboard", "pass", f"http://{address}")
-
-
-def listens(address: str) -> bool:
-    """Return whether anything takes connections at ``host:port``."""
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=2).close()
-    except (OSError, ValueError):
-        return False
-    return True

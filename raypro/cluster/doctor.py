@@ -12,23 +12,39 @@ from rich.table import Column, Table
 from raypro.cluster import checks as check
 from raypro.cluster.checks import Check
 from raypro.cluster.resources import alive_nodes, this_machine
+from raypro.cluster.train import saved_experiment
+from raypro.experiment import Experiment
+from raypro.settings import Workers
 
 STYLES = {"pass": "green", "warn": "yellow", "fail": "bold red"}
 
 
-def doctor(workers: int = 2, cpus_per_worker: float = 1.0, gpus_per_worker: float = 0.0, corpus: str | None = None) -> int:
+def doctor(
+    workers: int = 1,
+    cpus_per_worker: float | None = None,
+    gpus_per_worker: float = 0.0,
+    corpus: str | None = None,
+    run: str | None = None,
+) -> int:
     """Check this installation, the cluster and the places a run writes to; return 1 where something fails, else 0.
 
     Args:
         workers: training workers that a run would ask for.
-        cpus_per_worker: processors of each.
+        cpus_per_worker: CPUs of each; where missing an equal share of those there are, as in a run.
         gpus_per_worker: GPUs of each.
         corpus: folder of the corpus that would be trained on.
+        run: name of a run that would be resumed: its workers, probes and corpus are looked at, not those of the options above.
     """
+    asked, probing = Workers(workers, cpus_per_worker, gpus_per_worker), 0.0
+    if run is not None:
+        experiment, _ = saved_experiment(run)
+        asked = experiment.workers
+        if isinstance(experiment, Experiment):
+            corpus, probing = experiment.corpus, experiment.probe.reserved
     found = [*check.packages(), check.authentication(), check.leftover_cluster()]
     with _connected(found) as connected:
         nodes = alive_nodes() if connected else [this_machine()]
-        found += [check.resources(nodes, workers, cpus_per_worker, gpus_per_worker), check.gpus(nodes, connected), check.home()]
+        found += [check.resources(nodes, asked, probing), check.gpus(nodes, connected), check.home()]
         if connected and len(nodes) > 1 and found[-1].outcome != "fail":
             found.append(check.shared_storage(nodes))
     found += [check.disk(), check.tracking()]

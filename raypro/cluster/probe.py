@@ -4,7 +4,6 @@ from pathlib import Path
 
 from ray.train import Checkpoint, ValidationConfig
 
-from raypro.checkpoint_probe import probe_and_record
 from raypro.experiment import AnyExperiment, FineTuning
 from raypro.settings import Probing
 
@@ -26,4 +25,6 @@ class _Probe:
         self.probing = probing
 
     def __call__(self, checkpoint: Checkpoint) -> dict[str, float]:
+        from raypro.checkpoint_probe import probe_and_record  # scikit-learn: the workers need it not
+
         return probe_and_record(Path(checkpoint.path), self.probing)

@@ -9,6 +9,10 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from raypro.cluster.ingest import READ_CPUS
+from raypro.config import InputError
+from raypro.settings import Workers
+
 TASK_SECONDS = 30.0
 """How long a node may take to answer a question; a busy one may need longer, and then counts as silent."""
 
@@ -35,6 +39,34 @@ def shortage(nodes: list[Node], workers: int, cpus_per_worker: float, gpus_per_w
     cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
     there = f"{cpus:g} CPUs and {gpus:g} GPUs on {len(nodes)} node{'s' * (len(nodes) != 1)}"
     return f"{asked} do not fit: there are {there}, with room for {places:g}; ask for fewer workers, or less for each"
+
+
+def worker_cpus(workers: Workers, nodes: list[Node], probing: float = 0.0) -> float:
+    """Return the CPUs of each worker: those asked for, or an equal share of what the nodes have, less one CPU for reading.
+
+    Args:
+        workers: what is asked for.
+        nodes: what there is.
+        probing: CPUs that are kept for probes of checkpoints.
+
+    Raises:
+        InputError: the nodes cannot hold the workers, or have nothing left for reading and probing.
+    """
+    total = sum(node.cpus for node in nodes)
+    cpus = workers.cpus or max(0.1, math.floor(10 * (total - 1 - probing) / workers.count) / 10)
+    while workers.cpus is None and cpus > 0.1 and shortage(nodes, workers.count, cpus, workers.gpus):
+        cpus = max(0.1, round(cpus - 0.1, 1))  # a worker lies within one node: an even share of all may fit on none
+    lack = shortage(nodes, workers.count, cpus, workers.gpus)
+    if not lack and workers.cpus is None and workers.count > total:
+        lack = f"{workers.count} workers on {total:g} CPUs; ask for fewer, or name the CPUs of each: --workers.cpus"
+    if not lack and total - workers.count * cpus < READ_CPUS:
+        lack = f"{workers.count} workers of {cpus:g} CPUs leave none of the {total:g} CPUs to read the corpus; lower --workers.cpus"
+    if not lack and (total - workers.count * cpus < READ_CPUS + probing or probing > max(node.cpus for node in nodes)):
+        kept = f"{probing:g} of the {total:g} CPUs to probe checkpoints beside {READ_CPUS:g} to read the corpus"
+        lack = f"{workers.count} workers of {cpus:g} CPUs do not leave {kept}; lower --workers.cpus or --probe.cpus"
+    if lack:
+        raise InputError(f"workers: {lack}")
+    return cpus
 
 
 def alive_nodes() -> list[Node]:

@@ -7,6 +7,20 @@ from contextlib import contextmanager
 
 import ray
 
+from raypro.address import first_line, listens
+from raypro.config import InputError
+
+ADVICE = "start one with 'ray start --head', or unset RAY_ADDRESS; raypro doctor says more"
+
+
+def require_cluster(address: str) -> None:
+    """Raise InputError where nothing answers at a cluster's address: Ray itself would try for more than a minute, and log that."""
+    if address.startswith("http"):
+        raise InputError(f"RAY_ADDRESS={address}: serves `ray job submit` only; name it RAY_API_SERVER_ADDRESS for that, and unset this")
+    place = address.removeprefix("ray://")
+    if ":" in place and not listens(place):
+        raise InputError(f"RAY_ADDRESS={address}: no cluster answers there; {ADVICE}")
+
 
 @contextmanager
 def ray_session(before_start: Callable[[], object] = lambda: None, dashboard: bool = False) -> Iterator[None]:
@@ -14,13 +28,20 @@ def ray_session(before_start: Callable[[], object] = lambda: None, dashboard: bo
 
     A session that is already open is used and left open. ``before_start`` is called before a Ray is started here: what it finds
     wrong with this machine costs no start. ``dashboard``: that one gets a dashboard, which answers on this machine alone.
+
+    Raises:
+        InputError: nothing answers at ``$RAY_ADDRESS``.
     """
     if ray.is_initialized():
         yield
         return
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(**quiet)
+    if address := os.environ.get("RAY_ADDRESS"):
+        require_cluster(address)
+        try:
+            ray.init(**quiet)
+        except ConnectionError as error:
+            raise InputError(f"RAY_ADDRESS={address}: {first_line(error)}; {ADVICE}") from None
     else:
         before_start()
         ray.init(address="local", include_dashboard=dashboard, **quiet)

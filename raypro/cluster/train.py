@@ -1,25 +1,19 @@
 """The driver of a run: it checks what was asked, has Ray Train start the workers, and keeps the run's books."""
 
 import json
-import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
-from ray.train.torch import TorchTrainer
 
 from raypro.checkpoint_probe import require_probing
-from raypro.cluster.ingest import READ_CPUS
-from raypro.cluster.probe import probes_of
+from raypro.cluster.group import Outcome, fit_on_workers
 from raypro.cluster.progress import RunProgress
-from raypro.cluster.resources import Node, alive_nodes, shortage, this_machine
+from raypro.cluster.resources import alive_nodes, this_machine, worker_cpus
 from raypro.cluster.session import ray_session
-from raypro.cluster.worker import run_worker
-from raypro.config import InputError, RunFailed
+from raypro.config import InputError
 from raypro.core.distributed import best_device
 from raypro.core.objectives.objective import Demanding
 from raypro.data.corpus import Corpus
@@ -28,35 +22,29 @@ from raypro.experiment import AnyExperiment, Experiment, FineTuning, experiment_
 from raypro.finetuning import FineTuned, initial_model, resolved
 from raypro.home import RUN_FILE, run_folder
 from raypro.outbox import Outbox
-from raypro.pretraining import data_plan
+from raypro.pretraining import data_plan, decays_with_budget
 from raypro.provenance import versions
 from raypro.scoring import score_and_report, tags_of_start
-from raypro.settings import Workers
 from raypro.summary import conclude, encoder_size
 from raypro.tracking import Sender
 
 WORKERS_START = 15.0
 """Seconds that the workers take to start, in which the driver leaves them the processor."""
 CHECKED_BYTES = 1 << 30
-"""Largest corpus whose checksums every run verifies, which takes a second; a larger one is for ``raypro corpus check``."""
+"""Largest corpus whose checksums every run verifies, which takes a second; of a larger one only what each file's end says."""
+CONSTANT = (
+    "note: minutes are no number of steps, so the learning rate stays constant after its warm-up; "
+    "for a decay give --optimizer.decay-steps or --budget.steps"
+)
 CHANGEABLE = ("budget", "validation", "workers", "tracking", "probe")
 """What may differ when a run is resumed; anything else would make it another run."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a run ended."""
-
-    run: Path
-    best: Path
-    """The checkpoint that validation chose."""
-    metrics: dict[str, Any]
-    """Its validation metrics."""
 
 
 def pretrain(experiment: Experiment, resume: bool = False) -> Outcome:
     """Run a pre-training experiment to its end; see :func:`drive`."""
     corpus, experiment = require_corpus(experiment), require_probing(experiment)
+    if decays_with_budget(experiment) and not (experiment.budget.steps or experiment.budget.epochs or experiment.budget.residues):
+        print(CONSTANT, flush=True)
     return drive(
         experiment,
         corpus.manifest.checksum,
@@ -103,88 +91,17 @@ def drive(
     probing = experiment.probe.reserved if isinstance(experiment, Experiment) else 0.0
     with ray_session(before_start=lambda: worker_cpus(experiment.workers, [this_machine()], probing)):
         cpus = worker_cpus(experiment.workers, alive_nodes(), probing)
-        run.mkdir(parents=True, exist_ok=True)
-        _write_json(run / RUN_FILE, {"experiment": experiment.to_plain(), "data_checksum": checksum})
-        print(f"run {run.name}: {run}", flush=True)
         tracking = experiment.tracking
         with Sender(run, tracking.experiment or experiment.stage, run.name, tracking.uri, first_look=WORKERS_START) as sender:
+            # only now: the run may be another driver's, which still lives
+            _write_json(run / RUN_FILE, {"experiment": experiment.to_plain(), "data_checksum": checksum})
+            print(f"run {run.name}: {run}", flush=True)
             describe_experiment(sender.outbox, experiment)
             describe(sender.outbox)
             with RunProgress(run, experiment.budget):
                 outcome = fit_on_workers(experiment, run, cpus)
             conclude(outcome, sender.outbox)
     return outcome
-
-
-def fit_on_workers(
-    experiment: AnyExperiment,
-    run: Path,
-    cpus: float,
-    worker: Callable[[dict[str, Any]], None] = run_worker,
-    config: dict[str, Any] | None = None,
-) -> Outcome:
-    """Have Ray Train run ``worker`` on each worker; ``config`` is what it is told beside the experiment and the run's folder.
-
-    Raises:
-        RunFailed: training failed more often than it may be restarted.
-    """
-    workers, (selected, order) = experiment.workers, experiment.selected_by
-    trainer = TorchTrainer(
-        worker,
-        train_loop_config={"experiment": experiment.to_plain(), "run": str(run), **(config or {})},
-        scaling_config=ScalingConfig(
-            num_workers=workers.count,
-            use_gpu=workers.gpus > 0,
-            resources_per_worker={"CPU": cpus, **({"GPU": workers.gpus} if workers.gpus else {})},
-        ),
-        run_config=RunConfig(
-            name=run.name,
-            storage_path=str(run.parent),
-            failure_config=FailureConfig(max_failures=workers.restarts, controller_failure_limit=workers.restarts),
-            checkpoint_config=CheckpointConfig(experiment.validation.keep, selected, order),
-        ),
-        validation_config=probes_of(experiment),
-    )
-    try:
-        result = trainer.fit()
-    except TrainingFailedError as error:
-        raise RunFailed(f"run {run.name}: {_cause(error)}; what it has is kept: go on with --resume {run.name}") from error
-    choose = min if order == "min" else max
-    checkpoint, metrics = choose(result.best_checkpoints, key=lambda pair: pair[1][selected])
-    return Outcome(run, Path(checkpoint.path), metrics)
-
-
-def _cause(error: TrainingFailedError) -> str:
-    """Return what went wrong on the first worker that failed, in one line."""
-    failures = getattr(error, "worker_failures", None) or {0: error}
-    first = failures[min(failures)]
-    return str(first).strip().splitlines()[-1] if str(first).strip() else type(first).__name__
-
-
-def worker_cpus(workers: Workers, nodes: list[Node], probing: float = 0.0) -> float:
-    """Return the CPUs of each worker: those asked for, or an equal share of what the nodes have, less one CPU for reading.
-
-    Args:
-        workers: what is asked for.
-        nodes: what there is.
-        probing: CPUs that are kept for probes of checkpoints.
-
-    Raises:
-        InputError: the nodes cannot hold the workers, or have nothing left for reading and probing.
-    """
-    total = sum(node.cpus for node in nodes)
-    cpus = workers.cpus or max(0.1, math.floor(10 * (total - 1 - probing) / workers.count) / 10)
-    while workers.cpus is None and cpus > 0.1 and shortage(nodes, workers.count, cpus, workers.gpus):
-        cpus = max(0.1, round(cpus - 0.1, 1))  # a worker lies within one node: an even share of all may fit on none
-    lack = shortage(nodes, workers.count, cpus, workers.gpus)
-    if not lack and total - workers.count * cpus < READ_CPUS:
-        lack = f"{workers.count} workers of {cpus:g} CPUs leave none of the {total:g} CPUs to read the corpus; lower --workers.cpus"
-    if not lack and (total - workers.count * cpus < READ_CPUS + probing or probing > max(node.cpus for node in nodes)):
-        kept = f"{probing:g} of the {total:g} CPUs to probe checkpoints beside {READ_CPUS:g} to read the corpus"
-        lack = f"{workers.count} workers of {cpus:g} CPUs do not leave {kept}; lower --workers.cpus or --probe.cpus"
-    if lack:
-        raise InputError(f"workers: {lack}")
-    return cpus
 
 
 def require_corpus(experiment: Experiment) -> Corpus:
@@ -198,6 +115,8 @@ def require_corpus(experiment: Experiment) -> Corpus:
         experiment.objective.build(experiment.encoder.build())
     if sum(path.stat().st_size for path in corpus.path.glob("*.parquet")) <= CHECKED_BYTES:
         corpus.check()
+    else:
+        corpus.check_files()
     for split in ("train", "valid"):
         if not corpus.rows(split):
             raise InputError(f"{corpus.path}: no sequence in its {split} split; build the corpus with one")
@@ -253,7 +172,7 @@ def saved_experiment(name: str) -> tuple[AnyExperiment, str]:
     """
     path = run_folder(name) / RUN_FILE
     if not path.is_file():
-        raise InputError(f"--resume {name}: no such run in {path.parent.parent}; 'raypro runs list' names those that there are")
+        raise InputError(f"{name}: no such run in {path.parent.parent}; 'raypro runs list' names those that there are")
     saved = json.loads(path.read_text())
     return experiment_of(saved["experiment"]), saved["data_checksum"]
 

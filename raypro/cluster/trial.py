@@ -106,7 +106,7 @@ def _why(error: Exception) -> str:
 def _train(experiment: AnyExperiment, run: Path, shared: Shared) -> str:
     """Train; return "finished" or "stopped"."""
     if experiment.workers.count > 1:
-        from raypro.cluster.trial_workers import train_on_workers  # it loads a driver's modules: most trials need none
+        from raypro.cluster.trial_workers import train_on_workers  # Ray Train: most trials need it not
 
         return train_on_workers(experiment, run, shared)
     torch.set_num_threads(max(1, int(experiment.workers.cpus or 1)))

@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
+from raypro.cluster.group import fit_on_workers
 from raypro.cluster.ingest import ray_reader
-from raypro.cluster.train import fit_on_workers
 from raypro.cluster.trial import Shared, StoppedEarly, Watched, require_going_on
 from raypro.cluster.worker import hand_over, latest_checkpoint
 from raypro.experiment import AnyExperiment, experiment_of

@@ -23,13 +23,18 @@ def run_worker(config: dict[str, Any]) -> None:
         config: ``experiment`` as plain values, and ``run``, the run's folder.
     """
     run, experiment = Path(config["run"]), experiment_of(config["experiment"])
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // ray.train.get_context().get_local_world_size()))
+    torch.set_num_threads(threads(experiment.workers.cpus, ray.train.get_context().get_local_world_size()))
     job = Finetuning.load(experiment, get_device()) if isinstance(experiment, FineTuning) else Pretraining(experiment, ray_reader)
 
     def report(metrics: dict[str, float], path: Path | None) -> None:
         hand_over(metrics, path, probed=path is not None and probe_is_due(experiment, run))
 
     train(job, run, report, latest_checkpoint())
+
+
+def threads(cpus: float | None, workers_here: int) -> int:
+    """Return the threads of a worker: the CPUs it was given where a person said how many, else its share of those it may use."""
+    return max(1, int(cpus or len(os.sched_getaffinity(0)) // workers_here))
 
 
 def probe_is_due(experiment: AnyExperiment, run: Path) -> bool:
