@@ -13,14 +13,14 @@ from rich.console import Console
 from rich.table import Table
 
 from raypro.arguments import one_line_errors, parse, parse_command
-from raypro.audit import audit, planned, read_uses
+from raypro.audit import audit, epochs_ended, planned, read_uses
 from raypro.cluster.corpus import build_command, check_command, show_command
 from raypro.cluster.doctor import doctor
 from raypro.cluster.embed import embed_command
 from raypro.cluster.overlap import overlap_command
 from raypro.cluster.train import finetune, pretrain, saved_experiment
 from raypro.cluster.tune import tune_command
-from raypro.config import InputError
+from raypro.config import InputError, RunFailed, nearest
 from raypro.data.corpus import Corpus
 from raypro.data.download_command import download_command
 from raypro.data.label_commands import check_command as check_task_command
@@ -71,10 +71,12 @@ def pretrain_main(presets: Mapping[str, Callable[[], Experiment]], args: Sequenc
     """
     with one_line_errors():
         first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        first.add_argument("--preset", choices=list(presets), default=next(iter(presets)))
+        first.add_argument("--preset", default=next(iter(presets)))
         first.add_argument("--resume", metavar="RUN")
         first.error = _refuse  # type: ignore[method-assign]
         chosen, rest = first.parse_known_args(args)
+        if chosen.preset not in presets:
+            raise InputError(f"--preset: {chosen.preset}: no such preset{nearest(chosen.preset, list(presets))}")
         default = _saved(chosen.resume, Experiment) if chosen.resume else presets[chosen.preset]()
         about = f"--preset {{{','.join(presets)}}} chooses the defaults below; --resume RUN goes on with a run."
         experiment = parse(Experiment, rest, default=default, description=about)
@@ -197,7 +199,10 @@ def audit_command(run: Name, /) -> int:
     experiment, _ = saved_experiment(run)
     table = Table("epoch", "windows", "whole", "open", "sequences used", "verdict", title=f"run {run}, as of its last checkpoint")
     windows = labelled_steps(experiment) if isinstance(experiment, FineTuning) else planned(data_plan(experiment))
-    epochs = audit(windows, read_uses(run_folder(run)))
+    folder = run_folder(run)
+    epochs = audit(windows, read_uses(folder), epochs_ended(folder, experiment))
+    if not epochs:
+        raise RunFailed(f"run {run}: nothing is in its record yet, so nothing is proven; it is written with each checkpoint")
     for found in epochs:
         verdict = "; ".join(found.wrong) or ("each exactly once" if found.whole == found.windows else "none twice, epoch not finished")
         table.add_row(str(found.epoch), str(found.windows), str(found.whole), str(found.opened), f"{found.rows:,}", verdict)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from raypro.config import InputError
 from raypro.core import checkpoint
 from raypro.core.alphabet import CLS, SEP, STANDARD, encode
+from raypro.core.distributed import best_device
 from raypro.core.loop import TrainState, evaluate
 from raypro.core.masking import Masked
 from raypro.core.objectives.adversarial import Adversarial
@@ -47,7 +48,7 @@ class Findings:
 
 
 def load_model(path: str | Path) -> Model:
-    """Load a checkpoint's model, in evaluation mode, on the CPU.
+    """Load a checkpoint's model, in evaluation mode, on the GPU where there is one, else on the CPU.
 
     Raises:
         InputError: there is no usable checkpoint, or only an encoder in it.
@@ -58,7 +59,7 @@ def load_model(path: str | Path) -> Model:
         raise InputError(f"{path}: an encoder alone, without a head to validate; embed, evaluate and finetune take it")
     module = experiment.objective.build(experiment.encoder.build())
     checkpoint.load_weights(module, loaded)
-    return Model(module.eval(), experiment, loaded.step, loaded.metrics)
+    return Model(module.eval().to(best_device()), experiment, loaded.step, loaded.metrics)
 
 
 def unigram_floor(corpus: Corpus) -> float:
@@ -86,11 +87,18 @@ def validate_model(model: Model, corpus: Corpus, out: Path, sequences: int = 32,
         means over families: ``contacts/P_at_...`` of those trained on, ``contacts_unseen/P_at_...`` of those of the test split.
         Of a contrastive model ``contrast/...``: its objective's quantities. Of next-token modelling ``next_token/perplexity``,
         ``next_token/accuracy`` and ``chance/perplexity``.
+
+    Raises:
+        InputError: the corpus has no validation split, or the number of sequences is negative.
     """
     experiment = replace(model.experiment, corpus=str(corpus.path))
+    if sequences < 0:
+        raise InputError(f"sequences: {sequences} of each family must be 1 or more, or 0 for no contact maps")
+    if not corpus.rows("valid"):
+        raise InputError(f"{corpus.path}: no sequence in its valid split, which is what is measured; build the corpus with one")
     out.mkdir(parents=True, exist_ok=True)
     if not (model.module.has_token_head or model.module.has_pair_head):
-        state = TrainState(experiment.objective, model.module, experiment.optimizer)
+        state = TrainState(experiment.objective, model.module, experiment.optimizer, device=next(model.module.parameters()).device)
         means = evaluate(state, validation_batches(experiment))
         if isinstance(experiment.objective, NextToken):
             perplexities = {"next_token/perplexity": np.exp(means["loss_next"]), "chance/perplexity": np.exp(unigram_floor(corpus))}
@@ -130,6 +138,8 @@ def validate_alignment(
     Raises:
         InputError: the model has no pair head.
     """
+    if sequences < 1:
+        raise InputError(f"sequences: {sequences} of the family must be 1 or more")
     out.mkdir(parents=True, exist_ok=True)
     scores = alignment_map(model, alignment, sequences, seed, progress)
     metrics = contact_precision(scores, contacts.contacts, scored=contacts.scored)

@@ -1,14 +1,18 @@
 """What a training worker does, in this process: budgets, patience, checkpoints, resuming."""
 
+import itertools
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from raypro.audit import audit, planned, read_uses
+from raypro.cluster.train import require_corpus
+from raypro.config import InputError
 from raypro.core import checkpoint
 from raypro.core.loop import TrainState
 from raypro.core.noiser import GRUNoiserShape
@@ -21,6 +25,7 @@ from raypro.outbox import read_records
 from raypro.pretraining import Pretraining, data_plan
 from raypro.settings import Budget, Tracking, Validation
 from raypro.training import train
+from raypro.validation import load_model, validate_model
 from tests.small import random_sequences, tiny_experiment, write_corpus
 
 
@@ -123,14 +128,53 @@ def test_what_lies_beyond_the_checkpoint_is_forgotten_at_resuming(corpus: Path, 
     assert sorted(path.name.split(".")[0] for path in (folder / "record").iterdir()) == ["step_00000004", "step_00000008"]
 
 
-def test_an_audit_sees_what_was_used_twice_or_left_out(corpus: Path, tmp_path: Path) -> None:
-    experiment = tiny_experiment(corpus, budget=Budget(epochs=2))
-    run(experiment, tmp_path / "run")
-    plan, uses = planned(data_plan(experiment)), read_uses(tmp_path / "run")
-    assert audit(plan, [*uses, uses[3]])[0].wrong
-    assert audit(plan, uses[:3] + uses[4:])[0].wrong
-    swapped = [replace(use, digest=use.digest + 1) if use is uses[5] else use for use in uses]
-    assert audit(plan, swapped)[0].wrong
+def test_speeds_are_those_of_the_steps_whatever_validation_takes(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that ticks when it is looked at, and a validation of a million ticks."""
+    ticks = itertools.count()
+    lost = [0]
+    clock = SimpleNamespace(perf_counter=lambda: float(next(ticks) + lost[0]))
+    for module in ("raypro.core.loop", "raypro.training"):
+        monkeypatch.setattr(f"{module}.time", clock)
+    judge = Pretraining.judge
+
+    def slow(self: Pretraining, state: TrainState) -> dict[str, float]:
+        lost[0] += 1_000_000
+        return judge(self, state)
+
+    monkeypatch.setattr(Pretraining, "judge", slow)
+    run(tiny_experiment(corpus), tmp_path / "run")
+    records = [record for record, _ in read_records(tmp_path / "run" / "tracking" / "outbox-worker.jsonl", 0)]
+    points = {r["step"]: r["values"] for r in records if r["kind"] == "metrics" and "speed/steps_per_second" in r["values"]}
+    assert list(points) == [2, 4, 6, 8]  # validated after steps 4 and 8
+    assert all(0.1 < point["speed/steps_per_second"] < 1 and point["speed/waiting_for_data"] > 0.1 for point in points.values())
+    assert points[6]["train/minutes"] > 1_000_000 / 60  # the budget's minutes are those of the clock on the wall
+    for point in points.values():
+        assert 0 < point["speed/residues_per_second"] < point["speed/tokens_per_second"]
+
+
+def test_what_cannot_be_measured_is_refused(corpus: Path, tmp_path: Path) -> None:
+    run(tiny_experiment(corpus, budget=Budget(steps=2)), tmp_path / "run")
+    model = load_model(tmp_path / "run" / "step_00000002")
+    unsplit = write_corpus(tmp_path / "unsplit", {"train": random_sequences(8, 10, 20)})
+    with pytest.raises(InputError, match="unsplit: no sequence in its valid split"):
+        validate_model(model, unsplit, tmp_path / "out")
+    damaged = write_corpus(tmp_path / "damaged", {"train": random_sequences(8, 10, 20), "valid": random_sequences(8, 10, 20)})
+    with pytest.raises(InputError, match="sequences: -1 of each family"):
+        validate_model(model, damaged, tmp_path / "out", sequences=-1)
+    file = damaged.path / "valid-00000.parquet"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(InputError, match="valid-00000.parquet"):
+        validate_model(model, damaged, tmp_path / "out")
+
+
+def test_of_a_large_corpus_what_each_file_ends_with_is_looked_at(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = shutil.copytree(corpus, tmp_path / "corpus")
+    monkeypatch.setattr("raypro.cluster.train.CHECKED_BYTES", 0)
+    require_corpus(tiny_experiment(copy))
+    file = copy / "train-00000.parquet"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(InputError, match="train-00000.parquet"):
+        require_corpus(tiny_experiment(copy))
 
 
 def test_validation_compares_between_seeds_and_steps(corpus: Path, tmp_path: Path) -> None:
