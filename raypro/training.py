@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -120,7 +121,9 @@ class Hooks:
             self.log(state)
             end = end or self.out_of_time(state)
         if end or validate:
+            began = time.perf_counter()
             self.validate(state)
+            state.meter.elsewhere += time.perf_counter() - began
         return end or self.out_of_patience(state)
 
     def finished(self, state: TrainState) -> bool:
@@ -191,7 +194,7 @@ def grouped(group: str, name: str) -> str:
     return f"{group}_{name}" if "/" in name else f"{group}/{name}"
 
 
-SPEEDS = ("tokens_per_second", "steps_per_second", "padding_waste", "waiting_for_data")
+SPEEDS = ("tokens_per_second", "residues_per_second", "steps_per_second", "padding_waste", "waiting_for_data")
 
 
 def write_record(run: Path, step: int, worker: int, source: Source) -> None:

@@ -28,8 +28,10 @@ class Meter:
         self.counts = torch.zeros(counts, dtype=torch.float64, device=device)
         self.norms = torch.zeros(players, dtype=torch.float64, device=device)
         self.turns = [0] * players
-        self.steps = self.tokens = self.slots = 0
+        self.steps = self.tokens = self.residues = self.slots = 0
         self.waited = 0.0
+        self.elsewhere = 0.0
+        """Seconds spent on something else than steps: they do not count in speeds."""
         self.started = time.perf_counter()
 
     def add(self, sums: Tensor, counts: Tensor, batches: Sequence[Batch]) -> None:
@@ -171,18 +173,20 @@ class TrainState:
             FloatingPointError: the loss or the gradient is not finite.
         """
         meter, self.meter = self.meter, self.new_meter()
-        local = torch.tensor([meter.tokens, meter.slots], dtype=torch.float64, device=self.device)
+        local = torch.tensor([meter.tokens, meter.slots, meter.residues], dtype=torch.float64, device=self.device)
         total = sum_over_workers(torch.cat([meter.sums, meter.counts, local]))
-        sums, counts, volume = total.split([len(meter.sums), len(meter.counts), 2])
-        tokens, slots = volume.tolist()
+        sums, counts, volume = total.split([len(meter.sums), len(meter.counts), 3])
+        tokens, slots, residues = volume.tolist()
         seconds = time.perf_counter() - meter.started
         metrics = self.means(sums, counts)
         norms = self.gradient_norms(meter)
         metrics |= norms
-        metrics["tokens_per_second"] = tokens / seconds
-        metrics["steps_per_second"] = meter.steps / seconds
+        training = seconds - meter.elsewhere
+        metrics["tokens_per_second"] = tokens / training
+        metrics["residues_per_second"] = residues / training
+        metrics["steps_per_second"] = meter.steps / training
         metrics["padding_waste"] = 1 - tokens / max(1.0, slots)
-        metrics["waiting_for_data"] = meter.waited / seconds
+        metrics["waiting_for_data"] = meter.waited / training
         self.tokens += int(tokens)
         self.seconds += seconds
         if not all(map(math.isfinite, (metrics["loss"], *norms.values()))):
@@ -218,7 +222,8 @@ def train_step(state: TrainState, batches: Sequence[Batch]) -> None:
             parameter.requires_grad_(other is playing)
     prepared = [state.objective.prepare(batch) for batch in batches]
     counts = state.local_counts(prepared)
-    residues = torch.tensor([sum(batch.residues for batch in batches)], dtype=torch.float64).to(state.device, non_blocking=True)
+    mine = sum(batch.residues for batch in batches)
+    residues = torch.tensor([mine], dtype=torch.float64).to(state.device, non_blocking=True)
     every = sum_over_workers(torch.cat([counts, residues]))
     scales = playing.player.sign * state.weights / every[state.count_of].clamp(min=1)
 
@@ -241,6 +246,7 @@ def train_step(state: TrainState, batches: Sequence[Batch]) -> None:
     if playing.player.trains_encoder:
         state.trained_on += every[-1]
     state.meter.steps += 1
+    state.meter.residues += mine
     state.meter.add(total, counts, batches)
 
 

@@ -47,6 +47,8 @@ class Adam:
             raise InputError(f"optimizer.decay_factor: {self.decay_factor} must be in (0, 1]")
         if self.decay == "exponential" and not self.decay_steps:
             raise InputError("optimizer.decay_steps: an exponential decay needs the steps between its falls; give them")
+        if self.decay_steps is not None and self.decay_steps < 1:
+            raise InputError(f"optimizer.decay_steps: {self.decay_steps} must be 1 or more")
         if self.warmup_steps < 0 or self.weight_decay < 0:
             raise InputError("optimizer.warmup_steps and weight_decay must not be negative")
 

@@ -55,6 +55,8 @@ class TransformerShape:
             raise InputError(f"encoder.longest: {self.longest} with {self.positions} positions; learned ones, and no others, need a number")
         if self.longest is not None and self.longest < 1:
             raise InputError(f"encoder.longest: {self.longest} must be 1 or more")
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"encoder.dropout: {self.dropout} must be in [0, 1)")
         if self.norm_epsilon <= 0:
             raise InputError(f"encoder.norm_epsilon: {self.norm_epsilon} must be above 0")
 
