@@ -16,6 +16,7 @@ from raypro.core.alphabet import STANDARD
 from raypro.core.objectives.adversarial import BINS, SHOWN, Adversarial
 from raypro.core.size import parameters
 from raypro.data.corpus import Corpus
+from raypro.data.synthetic import read_contacts
 from raypro.evaluate import noiser_plots, plots, probe_plots
 from raypro.experiment import Encoder, Experiment
 from raypro.outbox import FOLDER, Outbox, read_records
@@ -31,7 +32,7 @@ def conclude(experiment: Experiment, run: Path, best: Path, outbox: Outbox) -> N
     model = load_model(best)
     corpus = Corpus.open(experiment.corpus)
     print(f"validating {best.name}", flush=True)
-    sequences = affordable_sequences(experiment.batches.max_length)
+    sequences = affordable_sequences(max(map(len, read_contacts(corpus).values()), default=0))
     findings = validate_model(model, corpus, run / PICTURES, sequences)
     if not sequences and corpus.manifest.contacts:
         print(f"contact maps of long families take long on their own: raypro validate {best}", flush=True)
@@ -161,7 +162,21 @@ def describe_run(experiment: Experiment, corpus: Corpus, step: int, tables: list
     data = f"`{corpus.path.name}` ({corpus.rows('train'):,} sequences)"
     what = f"{kind}, {encoder} of {size:,} parameters, on {data}, best at step {step:,}"
     text = f"{what}. Pictures are artifacts under `{PICTURES}`; checkpoints are in `{run}`."
-    return f"{shown}{text}"
+    units = "".join(f"| {names} | {unit} |\n" for names, unit in UNITS)
+    return f"{shown}{text}\n\n| metric | what it is |\n|---|---|\n{units}"
+
+
+UNITS = (
+    ("`loss`, `loss_...`", "nats, a mean over what is predicted: masked residues, pairs of them, patches ahead"),
+    ("`accuracy...`, `P_at_...`", "share of right ones, 0 to 1"),
+    ("`perplexity`", "1 (certain) to 20 (no idea)"),
+    ("`train/epoch`, `train/residues`, `train/tokens`", "since the start, of all workers; tokens are residues, and two more a sequence"),
+    ("`train/minutes`", "minutes of training, validation included"),
+    ("`speed/..._per_second`", "of all workers, in a second of training without validation"),
+    ("`speed/padding_waste`, `speed/waiting_for_data`", "share of the tokens, share of the time, 0 to 1"),
+    ("`system/..._gb`", "10^9 bytes, of the first worker"),
+)
+"""What the metrics of a run are: the end of its description."""
 
 
 def encoder_size(shape: Encoder) -> int:

@@ -1,6 +1,8 @@
 """Every job and preset can be built, and takes a step; bad input gets one line."""
 
 import importlib
+import json
+import math
 import os
 import re
 import shutil
@@ -8,17 +10,25 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import mlflow
 import pytest
 import torch
 
 from raypro.cli import COMMANDS, main, pretrain_main
 from raypro.cluster.checks import listens
+from raypro.data.source import read_here
 from raypro.data.synthetic import build_synthetic
 from raypro.experiment import Experiment
-from raypro.summary import affordable_sequences
-from tests.small import random_sequences, write_corpus
+from raypro.outbox import Outbox
+from raypro.pretraining import Pretraining
+from raypro.provenance import source_digest
+from raypro.settings import Budget
+from raypro.summary import affordable_sequences, conclude
+from raypro.training import train
+from tests.small import TINY, random_sequences, write_corpus
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY_RUN = "--encoder.layers 1 --encoder.width 16 --encoder.heads 2 --encoder.hidden 32 --budget.steps 2 --validation.every 2".split()
@@ -64,10 +74,12 @@ def test_each_job_takes_a_step_on_the_demonstration_corpus(
     ("args", "message"),
     [
         ([], "Expected one of {corpus build, corpus show"),
-        (["corpus", "shwo", "x"], "known: corpus build, corpus show"),
+        (["corpus", "biuld", "x"], "corpus biuld: no such command; did you mean corpus build?"),
+        (["corpus", "--overwrite"], "corpus: which\\? known: corpus build, corpus show"),
+        (["predcit", "--model", "x"], "predcit: no such command; did you mean predict?"),
         (["corpus", "show", "/no/such"], "/no/such: no such corpus folder"),
         (["corpus", "build", "/no/such.fasta", "--out", "new"], "/no/such.fasta: no such file"),
-        (["runs", "audit", "nothing"], "nothing: no such run"),
+        (["runs", "audit", "nothing"], "error: nothing: no such run"),
         (["runs", "sync", "nothing"], "nothing"),
         (["validate", "/no/such"], "/no/such: not a checkpoint"),
         (["ui", "--prot", "1"], "did you mean --port"),
@@ -88,8 +100,9 @@ def test_bad_input_to_a_command_is_one_line_and_exit_status_2(
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--preset", "smal"], "invalid choice: 'smal'"),
-        (["--resume", "nothing"], "--resume nothing: no such run"),
+        (["--preset", "smal"], "--preset: smal: no such preset; did you mean small?"),
+        (["--resume", "nothing"], "nothing: no such run"),
+        (["--encoder.dropout", "7"], "encoder.dropout: 7.0 must be in"),
         (["--corpus", "/no/such"], "/no/such: no such corpus folder"),
         (["--optimizer.lerning-rate", "1"], "did you mean --optimizer.learning-rate"),
         (["--corpus", "corpus", "--workers.count", "1000"], "1000 workers"),
@@ -124,6 +137,25 @@ def test_bad_input_to_a_job_is_one_line_and_starts_nothing(
 
 def test_contact_maps_at_the_end_of_a_run_stay_affordable() -> None:
     assert [affordable_sequences(length) for length in (1, 32, 80, 200, 1000)] == [8, 8, 7, 0, 0]
+
+
+def test_the_end_of_a_run_draws_contact_maps_where_its_families_are_short_whatever_its_batches_may_hold(
+    jobs_path: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus = build_synthetic(tmp_path / "corpus", families=1, held_out=0, length=20, sequences=60).path
+    small = importlib.import_module("pretrain_pmlm").PRESETS["small"]()
+    assert affordable_sequences(small.batches.max_length) == 0
+    batches = replace(small.batches, token_budget=small.batches.max_length + 2)
+    small = replace(small, corpus=str(corpus), batches=batches, budget=Budget(steps=1), encoder=TINY)
+    run = tmp_path / "run"
+    run.mkdir()
+    train(Pretraining(small, read_here), run, lambda metrics, path: None, None)
+    outbox = Outbox(run, "driver")
+    conclude(small, run, run / "step_00000001", outbox)
+    outbox.close()
+    assert "contact maps of long families" not in capsys.readouterr().out
+    assert (run / "pictures" / "contacts_synthetic-00.png").stat().st_size > 10_000
+    assert "speed/..._per_second" in (run / "tracking" / "outbox-driver.jsonl").read_text()  # what the figures are is in the description
 
 
 def test_every_command_says_what_it_does() -> None:
@@ -169,7 +201,8 @@ def test_a_submitted_job_trains_and_leaves_everything_in_the_home(head: dict[str
     corpus = write_corpus(tmp_path / "corpus", {"train": random_sequences(100, 10, 20), "valid": random_sequences(9, 10, 20)})
     ray = Path(sys.executable).parent / "ray"
     job = f"python jobs/pretrain_pmlm.py --name submitted --corpus {corpus.path} {' '.join(TINY_RUN)}".split()
-    submit = [ray, "job", "submit", "--working-dir", str(ROOT), "--", *job]
+    environment = json.dumps({"env_vars": {"RAYPRO_COMMIT": "handed over"}})  # the copy that is submitted has no repository
+    submit = [ray, "job", "submit", "--working-dir", str(ROOT), "--runtime-env-json", environment, "--", *job]
     patience = time.monotonic() + 150  # the head takes seconds until it accepts jobs, on a busy machine a minute
     while True:
         done = subprocess.run(submit, env=head, capture_output=True, text=True, timeout=240)
@@ -180,4 +213,8 @@ def test_a_submitted_job_trains_and_leaves_everything_in_the_home(head: dict[str
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     home = tmp_path / "home"
     assert (home / "runs" / "submitted" / "step_00000002" / "model.safetensors").is_file()
-    assert (home / "mlflow.db").is_file()
+    client = mlflow.MlflowClient(f"sqlite:///{home}/mlflow.db")
+    (run,) = client.search_runs([client.get_experiment_by_name("pretraining").experiment_id])
+    assert (run.info.status, run.info.run_name) == ("FINISHED", "submitted") and math.isfinite(run.data.metrics["train/loss"])
+    tags = run.data.tags
+    assert tags["mlflow.source.git.commit"] == "handed over" and tags["source_digest"] == source_digest()

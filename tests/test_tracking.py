@@ -1,6 +1,7 @@
 """MLflow, there or not, gets what the run recorded and disturbs no run."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -10,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from raypro import tracking
+from raypro import provenance, tracking
 from raypro.address import silence_of, tracking_address
 from raypro.config import InputError
 from raypro.delivery import Sent
 from raypro.mlflow_run import quiet_mlflow
 from raypro.outbox import Outbox, last_status
-from raypro.provenance import git_commit, versions
+from raypro.provenance import git_commit, identity_tags, source_digest, versions
 
 
 @pytest.fixture(scope="module")
@@ -218,3 +219,15 @@ def test_provenance(tmp_path):
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
     subprocess.run(["git", "-C", str(tmp_path), *identity, "commit", "-q", "--allow-empty", "-m", "first"], check=True)
     assert len(git_commit(tmp_path)) == 40
+
+
+def test_a_submitted_copy_of_the_code_is_told_by_its_digest_and_the_commit_handed_over(tmp_path, monkeypatch):
+    package = shutil.copytree(Path(provenance.__file__).parent, tmp_path / "raypro", ignore=shutil.ignore_patterns("__pycache__"))
+    here = source_digest()
+    monkeypatch.setattr(provenance, "__file__", str(package / "provenance.py"))
+    assert source_digest() == here and git_commit() is None
+    monkeypatch.setenv("RAYPRO_COMMIT", "0123")
+    assert git_commit() == "0123" and git_commit(tmp_path) is None
+    assert identity_tags()["mlflow.source.git.commit"] == "0123"
+    (package / "home.py").write_text((package / "home.py").read_text() + "\n")
+    assert source_digest() != here
