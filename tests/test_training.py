@@ -1,6 +1,5 @@
 """Training on Ray: the whole way, with failures injected from outside."""
 
-import json
 import shutil
 import signal
 import subprocess
@@ -25,11 +24,13 @@ from raypro.core.noiser import GRUNoiserShape
 from raypro.core.objectives.adversarial import Adversarial
 from raypro.core.objectives.cpc import CPC
 from raypro.core.optimizer import Adam
+from raypro.delivery import Sent, sole_delivery
 from raypro.experiment import Experiment
 from raypro.home import RUN_FILE, run_folder
 from raypro.outbox import read_records
 from raypro.pretraining import data_plan
 from raypro.settings import Budget, Tracking, Validation, Workers
+from raypro.tracking import send_pending
 from tests.processes import left_after
 from tests.small import random_sequences, tiny_experiment, write_corpus
 
@@ -177,6 +178,14 @@ def test_what_would_make_another_run_is_refused_at_resuming(undisturbed: Outcome
         pretrain(replace(experiment, corpus=str(other.path)), resume=True)
 
 
+def test_a_run_whose_driver_lives_is_left_as_it_is(undisturbed: Outcome, experiment: Experiment) -> None:
+    before = (undisturbed.run / RUN_FILE).read_text()
+    longer = replace(experiment, budget=Budget(steps=2 * STEPS))
+    with sole_delivery(undisturbed.run), pytest.raises(InputError, match="another process drives this run now"):
+        pretrain(longer, resume=True)
+    assert (undisturbed.run / RUN_FILE).read_text() == before
+
+
 def test_more_workers_than_there_is_room_for_are_refused_at_once(experiment: Experiment, ray_cluster: None) -> None:
     for workers, message in (
         (Workers(count=40, cpus=1), "40 workers"),
@@ -223,4 +232,12 @@ def test_a_silent_tracking_server_stops_nothing_and_gets_everything_later(
     pretrain(silent)
     said = capsys.readouterr().err
     assert "http://127.0.0.1:9 does not answer" in said and "raypro runs sync silent" in said
-    assert json.loads((run_folder("silent") / "tracking" / "sent.json").read_text())["run_id"] is None
+    sent = Sent.load(run_folder("silent"))
+    assert sent is not None and sent.run_id is None
+    sent.address = f"sqlite:///{home}/mlflow.db"  # as if it answered now
+    sent.save(run_folder("silent"))
+    assert send_pending(run_folder("silent")) > 0
+    client = mlflow.MlflowClient(sent.address)
+    runs = client.search_runs([client.get_experiment_by_name("pretraining").experiment_id], "attributes.run_name = 'silent'")
+    assert [run.info.status for run in runs] == ["FINISHED"]
+    assert [point.step for point in client.get_metric_history(runs[0].info.run_id, "train/loss")] == [4]
