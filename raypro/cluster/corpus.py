@@ -41,6 +41,7 @@ def build_command(
 
     Small inputs are read in this process. Ray reads and writes in parallel where it runs already (RAY_ADDRESS, a submitted job) or
     where the inputs hold a gigabyte of text or more; on several nodes, inputs and corpus lie on storage that all of them see.
+    Plain FASTA and Parquet are read by many processes at once; each gzip, CSV, TSV, JSON and LMDB file by one.
 
     Args:
         inputs: FASTA, CSV or TSV (plain or gzip), Parquet, TAPE's JSON or LMDB; any number of them.

@@ -20,6 +20,7 @@ from raypro.data.records import RECORDS, REJECTS, to_text
 
 _BLOCK_BYTES = 16 << 20
 _BATCH_ROWS = 1 << 15
+_BLANK = (b"", b"\r")
 
 
 def delimited_columns(path: Path) -> list[str]:
@@ -123,15 +124,17 @@ class _Lines:
     def read(self, size: int) -> bytes:
         """Return the next bytes of the file."""
         data = self._file.read(size)
-        text = b"\n" + self._begun + data
-        if b"\n\n" in text or b"\n\r\n" in text:
-            letters = np.frombuffer(text, np.uint8)
-            ends = np.flatnonzero(letters == ord("\n"))
-            blank = (np.diff(ends) == 1) | ((np.diff(ends) == 2) & (letters[ends[1:] - 1] == ord("\r")))
-            self._blank.append(np.flatnonzero(blank) + self._lines + 1)
-        self._lines += text.count(b"\n") - 1
-        begun = text[text.rindex(b"\n") + 1 :]
-        self._begun = begun if begun in (b"", b"\r") else b"."  # all that matters of it: is it blank so far?
+        letters = np.frombuffer(data, np.uint8)
+        ends = np.flatnonzero(letters == ord("\n"))
+        if len(ends):
+            sizes = np.diff(ends, prepend=-1) - 1
+            blank = (sizes == 0) | ((sizes == 1) & (letters[ends - 1] == ord("\r")))
+            blank[0] = self._begun + data[: ends[0]] in _BLANK
+            if blank.any():
+                self._blank.append(np.flatnonzero(blank) + self._lines + 1)
+            self._lines, self._begun = self._lines + len(ends), b""
+        begun = self._begun + data[ends[-1] + 1 if len(ends) else 0 :]
+        self._begun = begun if begun in _BLANK else b"."  # all that matters of it: is it blank so far?
         return data
 
     def close(self) -> None:
