@@ -132,9 +132,8 @@ def test_each_representation_is_judged_by_its_probe_that_is_best_on_validation()
 
 
 def test_two_seeds_have_a_wide_interval_and_none_where_both_are_the_same() -> None:
-    assert Measured(0.5, deviation=0.02, seeds=2).reach == pytest.approx(
-        12.7062 * 0.02 / 2**0.5, rel=1e-5
-    )  # Student's t, one degree of freedom
+    students_t = 12.7062  # of one degree of freedom
+    assert Measured(0.5, deviation=0.02, seeds=2).reach == pytest.approx(students_t * 0.02 / 2**0.5, rel=1e-5)
     assert Measured(0.5, deviation=0.0, seeds=3).reach == float("inf") and Measured(0.5).reach == 0
 
 
@@ -258,8 +257,7 @@ def test_a_comparison_ends_in_tables_and_runs_nothing_twice(tmp_path: Path, rayp
     untrained = "random weights (mlm, adversarial)"
     assert all(list(score.baselines) == [untrained, "one-hot", "composition", "k-mers"] for score in scores)
     assert len({score.baselines[untrained] for score in scores}) == 1
-    folder = raypro_home / "comparisons" / "tried"
-    rows = list(csv.DictReader((folder / "table.csv").open()))
+    rows = list(csv.DictReader((asked.folder / "table.csv").open()))
     assert [int(row["residues"]) >= 1000 for row in rows[:2]] == [True, True]
     assert [int(row["steps"]) for row in rows[2:]] == [2, 2]  # the first look at the clock
     client = mlflow.MlflowClient(f"sqlite:///{raypro_home}/mlflow.db")
@@ -270,7 +268,7 @@ def test_a_comparison_ends_in_tables_and_runs_nothing_twice(tmp_path: Path, rayp
     assert {a.path for a in client.list_artifacts(runs["tried"].info.run_id)} >= {"table.csv", "table.md", "comparison.png"}
 
     assert compare_objectives(asked) == scores and (len(started), len(probed)) == (4, 4)  # all of it is finished
-    figures = json.loads((folder / "probes" / names[0] / "regression" / "probes.json").read_text())
+    figures = json.loads((asked.folder / "probes" / names[0] / "regression" / "probes.json").read_text())
     assert figures["predicted"] == {"valid": 10, "test": 10} and figures["encoder"] == str(max(run_folder(names[0]).glob("step_*")))
     assert figures["corpus_overlap"]["test"]["rows"] == 16  # measured before anything was trained
     with pytest.raises(InputError, match="run tried-mlm-tokens exists, finished, and is another experiment"):

@@ -19,7 +19,9 @@ def test_what_the_noiser_masks_has_a_head_of_its_own(tmp_path: Path, raypro_home
     assert text.startswith(
         "| on sequences held out of training | learned | by chance |\n|---|---|---|\n| perplexity | 12.000 | 18.000 |\n\n| "
     )
-    assert "| masked by the noiser | masked at random |\n|---|---|---|\n| loss of a masked residue, nats | 2.900 | 2.500 |\n\nPMLM, " in text
+    assert (
+        "| masked by the noiser | masked at random |\n|---|---|---|\n| loss of a masked residue, nats | 2.900 | 2.500 |\n\nPMLM, " in text
+    )
     print_summary(tmp_path, tables, experiment)
     said = capsys.readouterr().out
     assert said.index("by chance") < said.index("12.000") < said.index("masked by the noiser") < said.index("2.900")
