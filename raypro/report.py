@@ -36,7 +36,7 @@ def report_command(
 
     Args:
         out: the folder to make.
-        experiment: the MLflow experiments whose runs count; all where none is named.
+        experiment: the MLflow experiments whose runs are shown; all where none is named. Encoders may have been pre-trained in others.
         address: tracking address of the store; $MLFLOW_TRACKING_URI, else the store in raypro's home, where missing.
         ui: where MLflow's pages answer, which figures link to, as http://127.0.0.1:5000 (raypro ui); without it runs are named.
         overwrite: replace a report that is there already.

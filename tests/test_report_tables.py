@@ -149,6 +149,20 @@ def test_published_figures_stand_beside_the_same_method_and_alone_where_there_is
     assert [row.published["stability"].value if row.published else None for row in rows] == [0.7, 0.7, None, 0.6]
 
 
+def test_a_published_figure_stands_beside_ours_only_in_the_columns_that_were_run(monkeypatch):
+    monkeypatch.setitem(SAME_METHOD, ("Paper", "TAPE's"), "MLM, Transformer")
+    other = Column("contacts", "contacts", "P_at_L5", published=("contacts", "L/5"))
+    figures = [
+        Published("Paper", *where, value, "source")
+        for where, value in ((("stability", "TAPE's", "rho"), 0.7), (("contacts", "TAPE's", "L/5"), 0.3))
+    ]
+    rows = fill(replace(TABLE, columns=(COLUMN, other)), [score(0.5)], figures)
+    assert [(row.method, list(row.scores), list(row.published)) for row in rows] == [
+        ("MLM, Transformer", ["stability"], ["stability"]),
+        ("TAPE's", [], ["contacts"]),
+    ]
+
+
 def test_a_score_of_another_split_stage_or_method_stays_out():
     strangers = [score(split="valid"), score(stage="probe"), score(method="CPCProt")]
     only = Table("Paper", "Table 1", "About.", "fine-tuning", (COLUMN,), only=("MLM, Transformer",))

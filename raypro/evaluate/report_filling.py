@@ -38,6 +38,8 @@ SAME_METHOD: Mapping[tuple[str, str], str] = {
 def fill(table: Table, scores: Iterable[Score], figures: Sequence[Published] = PUBLISHED) -> list[Row]:
     """Return the rows of a table: ours, those with most figures first, the baselines on the same data, then what is published alone.
 
+    A published figure stands beside each of ours of the same method in its column; where there is none, in a row of its own.
+
     Of several configurations of one method in one cell validation chooses, where it can (:func:`chosen`), and the others are counted.
     """
     cells: dict[tuple[str, str, bool], dict[str, list[Score]]] = {}
@@ -56,15 +58,17 @@ def fill(table: Table, scores: Iterable[Score], figures: Sequence[Published] = P
         for score in found
     }
     published = _published_rows(table, figures)
-    rows = []
+    rows, beside = [], set()
     for (method, about, baseline), by_column in sorted(cells.items(), key=lambda item: (item[0][2], -len(item[1]))):
         filled = {name: chosen(found) for name, found in by_column.items() if any((name, *_data(score)) in measured for score in found)}
         same = next((row for row in published if SAME_METHOD.get((table.paper, row), row) == method), None)
         if filled:
-            rows.append(Row(method, about, baseline, filled, published.get(same, {}) if same and not baseline else {}))
-    shown = {row.method for row in rows if row.published}
-    alone = [Row(row, published=found) for row, found in published.items() if SAME_METHOD.get((table.paper, row), row) not in shown]
-    return rows + alone
+            known = published.get(same, {}) if same and not baseline else {}
+            found = {name: figure for name, figure in known.items() if name in filled}
+            rows.append(Row(method, about, baseline, filled, found))
+            beside |= {(figure.row, name) for name, figure in found.items()}
+    alone = {row: {name: f for name, f in found.items() if (row, name) not in beside} for row, found in published.items()}
+    return rows + [Row(row, published=found) for row, found in alone.items() if found]
 
 
 def _data(score: Score) -> tuple[str, str]:
