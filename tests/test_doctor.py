@@ -177,14 +177,20 @@ def test_every_node_is_asked_whether_it_sees_the_home(ray_cluster, raypro_home):
 
 @pytest.mark.cluster
 def test_the_doctor_uses_a_session_that_is_open(ray_cluster, raypro_home, capsys):
+    assert doctor.doctor() == doctor.doctor(workers=2) == 0
+    assert doctor.doctor(workers=2, cpus_per_worker=1) == 1
+
+
+def test_the_doctor_answers_as_a_run_does(raypro_home, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(doctor.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(doctor, "this_machine", lambda: Node("", "this machine", 2, 0))
+    monkeypatch.setenv("COLUMNS", "300")  # a narrower table breaks its words
     assert doctor.doctor() == doctor.doctor(workers=2) == doctor.doctor(workers=2, cpus_per_worker=0.5) == 0
-    assert doctor.doctor(workers=2, cpus_per_worker=1) == 1  # as the run is refused: nothing would be left to read the corpus
-
-
-@pytest.mark.cluster
-def test_the_doctor_looks_at_the_workers_of_a_run_that_would_be_resumed(ray_cluster, raypro_home, tmp_path, monkeypatch):
+    assert "2 workers of 0.5 CPUs" in " ".join(capsys.readouterr().out.split())
+    for asked in ({"workers": 2, "cpus_per_worker": 1}, {"workers": 17}, {"gpus_per_worker": 1}):
+        assert doctor.doctor(**asked) == 1, asked
     corpus = write_corpus(tmp_path / "corpus", {"train": random_sequences(4, 5, 9), "valid": random_sequences(2, 5, 9)})
-    for count, status in ((2, 0), (40, 1)):
+    for count, status in ((2, 0), (3, 1)):
         experiment = tiny_experiment(corpus.path, f"run{count}", workers=Workers(count=count))
         run_folder(experiment.name).mkdir(parents=True)
         (run_folder(experiment.name) / RUN_FILE).write_text(json.dumps({"experiment": experiment.to_plain(), "data_checksum": ""}))

@@ -1,7 +1,9 @@
 """What a training worker does, in this process: budgets, patience, checkpoints, resuming."""
 
 import itertools
+import json
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +13,8 @@ import pytest
 import torch
 
 from raypro.audit import audit, planned, read_uses
+from raypro.cluster import train as driver
+from raypro.cluster.resources import Node
 from raypro.cluster.train import require_corpus
 from raypro.config import InputError
 from raypro.core import checkpoint
@@ -19,8 +23,11 @@ from raypro.core.noiser import GRUNoiserShape
 from raypro.core.objectives.adversarial import Adversarial
 from raypro.core.objectives.mlm import MLM
 from raypro.core.optimizer import Adam
+from raypro.data.corpus import Corpus
 from raypro.data.source import read_here
+from raypro.delivery import sole_delivery
 from raypro.experiment import Experiment
+from raypro.home import RUN_FILE, run_folder
 from raypro.outbox import read_records
 from raypro.pretraining import Pretraining, data_plan
 from raypro.settings import Budget, Tracking, Validation
@@ -230,3 +237,16 @@ def test_what_is_logged(corpus: Path, tmp_path: Path) -> None:
     names = {name for point in points for name in point["values"]}
     assert {"train/loss", "train/learning_rate", "train/epoch", "speed/tokens_per_second", "speed/padding_waste", "valid/loss"} <= names
     assert [point["step"] for point in points if "train/loss" in point["values"]] == [2, 4, 6, 8]
+
+
+def test_a_run_whose_driver_lives_is_left_as_it_is(corpus: Path, raypro_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver, "ray_session", lambda **options: nullcontext())
+    monkeypatch.setattr(driver, "alive_nodes", lambda: [Node("", "here", 2, 0)])
+    monkeypatch.setattr(driver, "fit_on_workers", lambda *arguments: pytest.fail("it was started"))
+    experiment, file = tiny_experiment(corpus), run_folder("tiny") / RUN_FILE
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps({"experiment": experiment.to_plain(), "data_checksum": Corpus.open(corpus).manifest.checksum}))
+    before = file.read_text()
+    with sole_delivery(file.parent), pytest.raises(InputError, match="another process drives this run now"):
+        driver.pretrain(replace(experiment, budget=Budget(steps=20)), resume=True)
+    assert file.read_text() == before
