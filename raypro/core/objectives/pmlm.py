@@ -36,7 +36,7 @@ class PMLM:
     pair_only: bool = False
     """The paper's pair-only mode: no token head; the diagonal pairs (i, i) are predicted too."""
     max_pairs: int | None = None
-    """At most so many ordered pairs a sequence, drawn so that the loss stays an unbiased estimate of what it is over all; None: all of them."""
+    """At most so many ordered pairs a sequence, drawn so that the loss stays unbiased; None: all of them."""
     head_norm: bool = False
     """LayerNorm between the token head's layers, as RoBERTa's and ESM's have; exported, such a model is an EsmForMaskedLM."""
 
