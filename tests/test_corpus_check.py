@@ -51,6 +51,7 @@ def rewrite(corpus: Corpus, change: Callable[[pa.Table], pa.Table], **counts: in
 def test_a_whole_corpus_passes(corpus: Corpus) -> None:
     check_command(corpus.path)
     corpus.check_files()
+    corpus.check_sums()
 
 
 @pytest.mark.parametrize("field", ["residue_counts", "length_histogram", "rejected"])
@@ -59,6 +60,7 @@ def test_counts_that_are_not_those_of_the_files_are_found(corpus: Corpus, field:
     changed = {name: count + 1 if isinstance(count, int) else dict(list(count.items())[1:]) for name, count in counts.items()}
     for text in (json.dumps(changed), "{}", "no JSON"):
         said(corpus, **{field: text})
+        Corpus.open(corpus.path).check_sums()  # a run's start counts nothing
         with pytest.raises(InputError, match=rf"manifest\.json: its {field} are not those of the files"):
             check_command(corpus.path)
 
@@ -122,12 +124,14 @@ def test_a_damaged_file_is_named_in_one_line(corpus: Corpus, damage: str) -> Non
         with pytest.raises(InputError, match=rf"{name}: (missing|cannot be read)") as caught:
             reader()
         assert "\n" not in str(caught.value)
-    with pytest.raises(InputError, match=rf"{name}: (missing|its checksum)"):
-        corpus.check()
+    for check in (corpus.check_sums, corpus.check):
+        with pytest.raises(InputError, match=rf"{name}: (missing|its checksum)"):
+            check()
 
 
 def test_contacts_that_are_gone_are_missed(tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "c", {"train": ["ACD"]})
     said(corpus, contacts="contacts.parquet", contacts_sha256="0")
-    with pytest.raises(InputError, match=r"contacts\.parquet: missing"):
-        Corpus.open(corpus.path).check_files()
+    for check in (Corpus.check_files, Corpus.check_sums):
+        with pytest.raises(InputError, match=r"contacts\.parquet: missing"):
+            check(Corpus.open(corpus.path))

@@ -185,29 +185,6 @@ class Corpus:
                 tables.append(file.read_row_groups([g.index for g in groups if g.file == name], columns=list(columns)))
         return pa.concat_tables(tables)
 
-    def check(self) -> None:
-        """Verify every checksum and count, reading all of the corpus but its list of rejected records (:mod:`raypro.data.rejects`).
-
-        Raises:
-            InputError: a file is missing, or the manifest says something else; names the file.
-        """
-        counted = Statistics()
-        for file in self.manifest.files:
-            path = self.path / file.name
-            _require_checksum(path, file.sha256)
-            with open_parquet(path) as parquet:
-                self._check_footer(path, file, parquet)
-                residues = _count(path, file.split, parquet, counted)
-            if residues != file.residues:
-                raise InputError(f"{path}: {residues} residues, the manifest says {file.residues}; build the corpus again")
-        for split in SPLITS:
-            if counted.letters(split) != self.residues(split):
-                raise InputError(f"{self.path}: letters in its {split} split that are no residues; build the corpus again")
-        self.require_said("residue_counts", json.loads(counted.residue_counts()))
-        self.require_said("length_histogram", json.loads(counted.length_histogram()))
-        if self.manifest.contacts:
-            _require_checksum(self.path / self.manifest.contacts, self.manifest.contacts_sha256)
-
     def check_files(self) -> None:
         """Verify that every file is there, ends as it should and has its rows in row groups: in no time, whatever the corpus' size.
 
@@ -220,6 +197,38 @@ class Corpus:
                 self._check_footer(path, file, parquet)
         if self.manifest.contacts and not (self.path / self.manifest.contacts).is_file():
             raise InputError(f"{self.path / self.manifest.contacts}: missing; build the corpus again")
+
+    def check_sums(self) -> None:
+        """Verify every checksum: reads each file once, as bytes.
+
+        Raises:
+            InputError: a file is missing, or was changed or damaged; names it.
+        """
+        for file in self.manifest.files:
+            _require_checksum(self.path / file.name, file.sha256)
+        if self.manifest.contacts:
+            _require_checksum(self.path / self.manifest.contacts, self.manifest.contacts_sha256)
+
+    def check(self) -> None:
+        """Verify every checksum and count, reading all of the corpus but its list of rejected records (:mod:`raypro.data.rejects`).
+
+        Raises:
+            InputError: a file is missing, or the manifest says something else; names the file.
+        """
+        self.check_sums()
+        self.check_files()
+        counted = Statistics()
+        for file in self.manifest.files:
+            path = self.path / file.name
+            with open_parquet(path) as parquet:
+                residues = _count(path, file.split, parquet, counted)
+            if residues != file.residues:
+                raise InputError(f"{path}: {residues} residues, the manifest says {file.residues}; build the corpus again")
+        for split in SPLITS:
+            if counted.letters(split) != self.residues(split):
+                raise InputError(f"{self.path}: letters in its {split} split that are no residues; build the corpus again")
+        self.require_said("residue_counts", json.loads(counted.residue_counts()))
+        self.require_said("length_histogram", json.loads(counted.length_histogram()))
 
     def require_said(self, field: str, counted: dict[str, object]) -> None:
         """Raise InputError if a field of the manifest, as JSON, says something else than was ``counted``; what is left out counts as 0."""
