@@ -6,6 +6,7 @@ from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
+from raypro.config import first_line
 from raypro.home import home
 
 
@@ -56,9 +57,3 @@ def reason(error: BaseException) -> str:
     while error.__cause__ or error.__context__:
         error = error.__cause__ or error.__context__ or error
     return first_line(error)
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or its name where it has none."""
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__

@@ -19,6 +19,12 @@ class RunFailed(RuntimeError):
     """A run was started and did not end well. The message is one line: why, and how to go on. Commands exit with 1."""
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, cut to what a person reads, or the error's name where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
+
+
 NAMED = 10
 """Most names that a message lists."""
 

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from raypro.config import InputError
+from raypro.config import InputError, first_line
 from raypro.core.alphabet import STANDARD, encode
 from raypro.core.encoders.amplify import AmplifyShape
 from raypro.core.encoders.hugging_face import (
@@ -30,7 +30,7 @@ from raypro.core.imports import fitting
 from raypro.core.imports_amplify import MODEL_TYPE as AMPLIFY
 from raypro.core.imports_amplify import amplify_shape, amplify_weights
 from raypro.data.plan import CONTROL_TOKENS, pack
-from raypro.hugging_face_files import first_line, read_json, read_tokenizer, refuse_code, translation
+from raypro.hugging_face_files import read_json, read_tokenizer, refuse_code, translation
 
 PREFIX = "hf:"
 CONFIG = "config.json"

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from raypro.config import InputError
+from raypro.config import InputError, first_line
 from raypro.core.alphabet import LETTERS, STANDARD
 
 TOKENIZER = "tokenizer_config.json"
@@ -38,11 +38,6 @@ def refuse_code(file: Path, plain: dict[str, Any]) -> None:
         raise InputError(
             f"{file}: asks to run code from its folder (auto_map), which raypro never does; take a model that transformers has"
         )
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of what an error says, cut to what a person reads."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def read_tokenizer(folder: Path) -> Any:

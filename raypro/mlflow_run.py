@@ -10,7 +10,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from raypro.address import first_line, sqlite_file
+from raypro.address import sqlite_file
+from raypro.config import first_line
 from raypro.delivery import Point, Refused, Sent
 from raypro.outbox import FOLDER
 

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 import ray
 
-from raypro.address import first_line, listens
-from raypro.config import InputError
+from raypro.address import listens
+from raypro.config import InputError, first_line
 
 ADVICE = "start one with 'ray start --head', or unset RAY_ADDRESS; raypro doctor says more"
 

@@ -17,8 +17,7 @@ import torch
 from ray import tune
 from ray.actor import ActorHandle
 
-from raypro.address import first_line
-from raypro.config import InputError, RunFailed
+from raypro.config import InputError, RunFailed, first_line
 from raypro.core import checkpoint
 from raypro.core.distributed import best_device
 from raypro.core.loop import TrainState
