@@ -70,11 +70,14 @@ def test_the_grid_is_the_product_of_its_axes_and_the_table_says_which_it_was() -
     tuning = Tuning((1e-4, 1e-3), (16, 64), (0.0, 0.01), (3,), epochs=7, seeds=2, residues=5000)
     space = tuning.space("tried", "stability", "data", comparison(Path("corpus")).adversarial, None)
     assert space.planned == 8 and space.seeds == 2 and space.base.budget == Budget(epochs=7)
-    assert set(space.axes) == {"batches.size", "optimizer.learning_rate", "optimizer.weight_decay", "validation.patience"}
+    assert set(space.axes) == {"batches.size", "optimizer.learning_rate", "optimizer.weight_decay"}  # of one patience nothing is varied
     assert "8 combinations (batches.size 16, 64; optimizer.learning_rate 0.0001, 0.001; optimizer.weight_decay 0, 0.01;" in str(tuning)
     assert "at most 5,000 residues" in str(tuning) and "at most 7 epochs" in str(tuning) and "2 seeds" in str(tuning)
     assert "all sequences; 1 combination (" in str(Tuning((1e-3,)))
     assert PAPER_GRID.space("paper", "stability", "data", comparison(Path("corpus")).adversarial, None).planned == 24
+    kept = replace(tuning, weight_decays=(0.01,)).space("tried", "stability", "data", comparison(Path("corpus")).adversarial, None)
+    assert set(kept.axes) == {"batches.size", "optimizer.learning_rate"}
+    assert (kept.base.optimizer.weight_decay, kept.base.validation.patience, kept.base.optimizer.beta2) == (0.01, 3, 0.999)
     for changes in ({"learning_rates": ()}, {"patience": ()}, {"epochs": 0}, {"residues": 0}):
         with pytest.raises(InputError, match="tuning: "):
             replace(tuning, **changes)

@@ -14,7 +14,7 @@ from raypro.arguments import parse
 from raypro.cluster import compare_objectives as module
 from raypro.cluster import comparing
 from raypro.cluster.compare_objectives import ObjectiveComparison, compare_objectives, fine_tune_all
-from raypro.cluster.comparing import Pretrained, measure_leakage, run_once
+from raypro.cluster.comparing import Pretrained, run_once
 from raypro.cluster.objectives_table import MARK, TUNED, UNCLEAR, Competitor, Measured, Score, report, scores_of_probe
 from raypro.config import InputError
 from raypro.core import checkpoint
@@ -34,7 +34,7 @@ from raypro.space import Space
 from raypro.sweep_report import Spread
 from raypro.tracking import Sender
 from raypro.training import train
-from tests.small import TINY, hydrophobic_share, random_sequences, tiny_experiment, write_corpus, write_labelled
+from tests.small import TINY, hydrophobic_share, random_sequences, tiny_experiment, write_corpus
 
 ADVERSARIAL = Adversarial(noiser=GRUNoiserShape(8, 8, 1), noiser_steps=1, encoder_steps=1)
 
@@ -79,7 +79,7 @@ def test_a_comparison_that_makes_no_sense_is_refused(changes: dict, message: str
 
 def test_what_cannot_be_run_is_refused_before_anything_starts(tmp_path: Path, raypro_home: Path) -> None:
     corpus = small_corpus(tmp_path / "corpus")
-    data = hydrophobic_share(tmp_path / "data", {"train": 8, "valid": 4, "test": 4}).path
+    data, twin = (hydrophobic_share(tmp_path / place / "data", {"train": 8, "valid": 4, "test": 4}).path for place in ("one", "two"))
     (tmp_path / "families.tsv").write_text("id\tfamily\tsequence\na\tf\tACDEFGHIKLMNPQ\n")
     probes = (("regression", str(data)),)
     unfit = replace(comparison().runs[1], objective=CPC())
@@ -90,6 +90,7 @@ def test_what_cannot_be_run_is_refused_before_anything_starts(tmp_path: Path, ra
         (comparison(corpus, probes=(("secondary_structure", str(data)),)), "needs residue_classification labels, .* holds regression"),
         (comparison(corpus, probes=(("families", str(tmp_path / "families.tsv")),)), "--members 50: 0 of 1 families"),
         (comparison(corpus, probes=probes, tasks=(("contacts", str(data)),)), "contacts"),
+        (comparison(corpus, probes=probes, tasks=(("regression", str(twin)),)), "two/data and .*one/data: two folders of one name"),
         (comparison(corpus, probes=probes, runs=(comparison().runs[0], unfit)), "encoder: Transformer has no patches to contrast"),
     ):
         with pytest.raises(InputError, match=message):
@@ -180,7 +181,9 @@ def test_every_encoder_is_fine_tuned_beside_random_weights_of_its_shape(monkeypa
 
     monkeypatch.setattr(module, "sweep_once", sweep)
     done = Pretrained(Path("x/step_00000004"), 6, 1234, 90.0)
-    scores = fine_tune_all(asked, [Competitor("equal tokens", run.name, asked.pretraining(run, "tokens"), done) for run in asked.runs])
+    scores = fine_tune_all(
+        asked, asked.tasks, [Competitor("equal tokens", run.name, asked.pretraining(run, "tokens"), done) for run in asked.runs]
+    )
     assert {name: (space.base.start, space.base.encoder) for name, space in swept.items()} == {
         "tried-regression-random-1": (None, TINY),
         "tried-mlm-tokens-regression": (str(done.checkpoint), TINY),
@@ -215,26 +218,6 @@ def test_the_last_checkpoint_is_compared_whatever_validation_prefers(
     *earlier, last = sorted(run_folder("worse").glob("step_*"))
     assert min(checkpoint.load(path).metrics["valid/loss"] for path in earlier) < checkpoint.load(last).metrics["valid/loss"]
     assert finished.checkpoint == last and finished.residues >= 1000
-
-
-def test_leakage_is_measured_once_and_said_where_it_cannot_be(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    corpus = small_corpus(tmp_path / "corpus")
-    known = {"sequence": random_sequences(120, 12, 30)[:3], "label": [0.1, 0.2, 0.3]}  # of the corpus
-    data = write_labelled(tmp_path / "data", "regression", {"train": known, "test": known})
-    measure, measured = comparing.overlap_command, []
-    monkeypatch.setattr(comparing, "overlap_command", lambda corpus, tasks: (measured.append(tasks), measure(corpus, tasks)))
-    for _ in range(2):
-        measure_leakage(corpus, [str(data.path), str(data.path)])
-    assert measured == [(data.path,)]
-    assert [(o.task, o.split, o.rows, o.identical) for o in Corpus.open(corpus).manifest.overlaps] == [("data", "test", 3, 3)]
-    clash = [hydrophobic_share(tmp_path / place / "data", {"test": 8 + n}).path for n, place in enumerate(("one", "two"))]
-    capsys.readouterr()
-    measure_leakage(corpus, [str(path) for path in clash])
-    assert "leakage is not measured: tasks: two folders are called data" in capsys.readouterr().out
-    measure_leakage(corpus, [str(hydrophobic_share(tmp_path / "bare", {"train": 8}).path)])  # no split to be judged by
-    assert len(measured) == 2
 
 
 def test_a_comparison_ends_in_tables_and_runs_nothing_twice(tmp_path: Path, raypro_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Samples of labelled data: what is drawn, what stays whole, and what is not made twice."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from raypro.config import InputError
 from raypro.data.label_sample import sample
 from raypro.data.labelled import LabelledData
-from tests.small import hydrophobic_share
+from tests.small import hydrophobic_share, write_labelled
 
 
 @pytest.fixture
@@ -32,6 +33,19 @@ def test_train_and_valid_are_drawn_with_their_labels_and_test_stays_whole(data: 
             assert its == [pair for pair in whole if pair in its] and its != whole[: len(its)]
     assert "train: " in drawn.manifest.notes[-1] and "of 100 sequences" in drawn.manifest.notes[-1]
     assert drawn.manifest.checksum != data.manifest.checksum and drawn.task == data.task
+
+
+def test_notes_count_the_sequences_of_the_sample(tmp_path: Path) -> None:
+    shared, others = ["MKVLAA", "ACDEFG", "WYWYWY", "KKKKKK"], [f"MMMMM{letter}" for letter in "ACDEFGHI"]
+    train, labels = [*shared, *others], ["--" + "HE" * 2] * 12
+    splits = {"train": train, "valid": ["LLLLLL"], "test": shared}
+    columns = {split: {"sequence": its, "label": labels[: len(its)]} for split, its in splits.items()}
+    whole = write_labelled(tmp_path / "whole", "residue_classification", columns, ("H", "E"))
+    said = "{} sequences of train are also in test, as you asked: scores on test are too good"
+    noted = LabelledData(whole.path, dataclasses.replace(whole.manifest, notes=(said.format(4),)))
+    drawn = sample(noted, tmp_path / "drawn", 36)
+    left = sum(sequence in shared for sequence in drawn.read("train").sequences)
+    assert 0 < left < 4 and drawn.manifest.notes[:-1] == (said.format(left),)
 
 
 def test_the_same_seed_draws_the_same_and_another_others(data: LabelledData, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from raypro.arguments import one_line_errors, parse
-from raypro.cluster.comparing import Pretrained, Tuning, markdown, measure_leakage, require_tasks, run_once, sweep_once
+from raypro.cluster.comparing import Pretrained, Tuning, markdown, measure_leakage, require_names, require_tasks, run_once, sweep_once
 from raypro.cluster.session import ray_session
 from raypro.cluster.train import require_corpus
 from raypro.cluster.tune import prepare
@@ -114,15 +114,18 @@ def compare(comparison: Comparison) -> list[Row]:
     if not comparison.tasks:
         raise InputError("tasks: give pairs of a task and its data: --tasks stability FOLDER secondary_structure FOLDER")
     require_corpus(comparison.adversarial)
+    folders = [data for _, data in comparison.tasks]
+    require_names(folders)
     for task, data in comparison.tasks:
         prepare(comparison.fine_tuning(task, data, None))
-    measure_leakage(comparison.adversarial.corpus, [data for _, data in comparison.tasks])
+    measure_leakage(comparison.adversarial.corpus, folders)
+    tasks = comparison.tuning.drawn(comparison.tasks, comparison.folder / "data")
     tracking = comparison.adversarial.tracking
     comparison.folder.mkdir(parents=True, exist_ok=True)
     with ray_session(), Sender(comparison.folder, "comparison", comparison.name, tracking.uri) as sender:
         runs = pretrain_all(comparison)
         starts = {SCRATCH: None, **{condition: run.checkpoint for condition, run in runs.items()}}
-        rows = [row for task, data in comparison.tasks for row in fine_tune_all(comparison, task, data, starts)]
+        rows = [row for task, data in tasks for row in fine_tune_all(comparison, task, data, starts)]
         report(comparison, runs, rows, sender.outbox)
     return rows
 
@@ -136,7 +139,7 @@ def pretrain_all(comparison: Comparison) -> dict[str, Pretrained]:
 
 def fine_tune_all(comparison: Comparison, task: str, data: str, starts: Mapping[str, Path | None]) -> list[Row]:
     """Fine-tune each encoder on a task; return a row for each test split."""
-    reached, data = {}, comparison.tuning.data_of(data, comparison.folder / "data" / task)
+    reached = {}
     for condition, start in starts.items():
         name = f"{comparison.name}-{task}-{condition.replace(', ', '-').replace(' ', '-')}"
         reached[condition] = sweep_once(name, comparison.fine_tuning(task, data, start), comparison.tuning.at_once)

@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 
 from raypro.arguments import one_line_errors, parse
-from raypro.cluster.comparing import Tuning, measure_leakage, require_same, require_tasks, run_once, sweep_once
+from raypro.cluster.comparing import Tuning, measure_leakage, require_names, require_same, require_tasks, run_once, sweep_once
 from raypro.cluster.objectives_table import TUNED, UNTRAINED, Competitor, Measured, Score, report, scores_of_probe
 from raypro.cluster.session import ray_session
 from raypro.cluster.train import require_corpus
@@ -98,6 +98,11 @@ class ObjectiveComparison:
         return home() / "comparisons" / self.name
 
     @property
+    def labelled(self) -> list[str]:
+        """Folders of the labelled data that encoders are probed on or fine-tuned on."""
+        return [data for name, data in (*self.probes, *self.tasks) if name != FAMILIES]
+
+    @property
     def settings(self) -> list[str]:
         """Which of :data:`SETTINGS` are run."""
         return [setting for setting, limit in ((TOKENS, self.residues), (TIME, self.minutes)) if limit is not None]
@@ -136,9 +141,10 @@ def compare_objectives(comparison: ObjectiveComparison) -> list[Score]:
         RunFailed: a run failed; the comparison may be asked for again.
     """
     require(comparison)
-    measure_leakage(comparison.corpus, [data for name, data in (*comparison.probes, *comparison.tasks) if name != FAMILIES])
+    measure_leakage(comparison.corpus, comparison.labelled)
     if FAMILIES in dict(comparison.probes):
         print("families: what the corpus shares with them is not measured: they are no labelled data", flush=True)
+    tasks = comparison.tuning.drawn(comparison.tasks, comparison.folder / "data")
     comparison.folder.mkdir(parents=True, exist_ok=True)
     with ray_session(), Sender(comparison.folder, "comparison", comparison.name, comparison.runs[0].tracking.uri) as sender:
         plain = to_plain(comparison)
@@ -146,7 +152,7 @@ def compare_objectives(comparison: ObjectiveComparison) -> list[Score]:
         sender.outbox.params({name: value for name, value in plain.items() if name != "runs"})
         competitors = [pretrain_once(comparison, run, setting) for setting in comparison.settings for run in comparison.runs]
         probed, notes = probe_all(comparison, competitors)
-        scores = probed + fine_tune_all(comparison, competitors)
+        scores = probed + fine_tune_all(comparison, tasks, competitors)
         notes += [str(comparison.tuning)] if comparison.tasks else []
         report(comparison.name, comparison.folder, competitors, scores, notes, sender.outbox)
     return scores
@@ -166,6 +172,7 @@ def require(comparison: ObjectiveComparison) -> None:
         require_corpus(comparison.pretraining(run, comparison.settings[0]))
         for setting in comparison.settings:
             require_same(comparison.pretraining(run, setting))
+    require_names(comparison.labelled)
     for probe, data in comparison.probes:
         if probe == FAMILIES:
             draw_families(read_families(data), comparison.families, comparison.members)
@@ -226,11 +233,16 @@ def probe_once(
     return said
 
 
-def fine_tune_all(comparison: ObjectiveComparison, competitors: Sequence[Competitor]) -> list[Score]:
-    """Fine-tune every encoder on every task, and random weights of each shape; return the scores."""
+def fine_tune_all(comparison: ObjectiveComparison, tasks: Sequence[tuple[str, str]], competitors: Sequence[Competitor]) -> list[Score]:
+    """Fine-tune every encoder on every task, and random weights of each shape; return the scores.
+
+    Args:
+        comparison: what is compared.
+        tasks: pairs of a task and the data that encoders are fine-tuned on (:meth:`raypro.cluster.comparing.Tuning.drawn`).
+        competitors: the runs.
+    """
     scores = []
-    for task, whole in comparison.tasks:
-        data = comparison.tuning.data_of(whole, comparison.folder / "data" / task)
+    for task, data in tasks:
         scratch: dict[Encoder, dict[str, dict[str, Spread]]] = {}
         for competitor in competitors:
             run, metric = competitor.experiment, TASKS[task]().primary

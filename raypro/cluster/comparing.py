@@ -4,7 +4,7 @@ What is held equal holds for the end of a run, so the last checkpoint is what is
 have seen less than the others.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import prod
@@ -18,14 +18,13 @@ from raypro.cluster.train import pretrain, saved_experiment
 from raypro.cluster.tune import demand_of, prepare
 from raypro.config import InputError, nearest
 from raypro.core import checkpoint
-from raypro.core.optimizer import Adam
 from raypro.data.corpus import Corpus
 from raypro.data.label_sample import sample
 from raypro.data.labelled import LabelledData
 from raypro.experiment import Experiment, FineTuning
 from raypro.home import RUN_FILE, run_folder
 from raypro.outbox import Outbox, last_status
-from raypro.settings import Budget, Validation
+from raypro.settings import Budget
 from raypro.space import Space
 from raypro.sweep import BOOK, Demand, Sweep, sweep_folder
 from raypro.sweep_report import TEST, Spread, over_seeds
@@ -52,6 +51,15 @@ def require_tasks(tasks: Sequence[tuple[str, str]]) -> None:
     for task, _ in tasks:
         if task not in TASKS:
             raise InputError(f"tasks: {task}: no such task{nearest(task, list(TASKS))}")
+
+
+def require_names(folders: Iterable[str]) -> None:
+    """Raise InputError if two folders of labelled data have one name: what a corpus shares with them is known by it."""
+    places: dict[str, Path] = {}
+    for folder in folders:
+        place = Path(folder).expanduser().resolve()
+        if (other := places.setdefault(place.name, place)) != place:
+            raise InputError(f"{place} and {other}: two folders of one name, by which leakage is known; rename one of them")
 
 
 def require_same(experiment: Experiment) -> bool:
@@ -137,14 +145,14 @@ class Tuning:
     """Runs at the same time; None: as many as fit."""
 
     def __post_init__(self) -> None:
-        if not all(self.axes.values()):
+        if not all(self.tried.values()):
             raise InputError("tuning: give one value or more of learning_rates, batch_sizes, weight_decays and patience")
         if min(self.epochs, self.seeds, 1 if self.residues is None else self.residues) < 1:
             raise InputError("tuning: epochs, seeds and residues must be 1 or more")
 
     @property
-    def axes(self) -> dict[str, tuple[Any, ...]]:
-        """What is varied, by the names of :class:`raypro.experiment.FineTuning`'s fields."""
+    def tried(self) -> dict[str, tuple[Any, ...]]:
+        """The values that are tried, by the names of :class:`raypro.experiment.FineTuning`'s fields."""
         return {
             "batches.size": self.batch_sizes,
             "optimizer.learning_rate": self.learning_rates,
@@ -152,21 +160,31 @@ class Tuning:
             "validation.patience": self.patience,
         }
 
+    @property
+    def axes(self) -> dict[str, tuple[Any, ...]]:
+        """Those of them that are varied; the learning rates always, since a sweep has an axis at least."""
+        rate = "optimizer.learning_rate"
+        return {axis: values for axis, values in self.tried.items() if axis == rate or len(values) > 1}
+
     def __str__(self) -> str:
-        tried = prod(map(len, self.axes.values()))
-        grid = "; ".join(f"{axis} {', '.join(f'{value:g}' for value in values)}" for axis, values in self.axes.items())
+        tried = prod(map(len, self.tried.values()))
+        grid = "; ".join(f"{axis} {', '.join(f'{value:g}' for value in values)}" for axis, values in self.tried.items())
         part = "all sequences" if self.residues is None else f"at most {self.residues:,} residues of train and of valid, drawn at random"
         return (
             f"fine-tuning on {part}; {tried} {'combination' if tried == 1 else 'combinations'} ({grid}), at most {self.epochs} epochs, "
             f"chosen by validation for each encoder and task apart; then {self.seeds} seeds of the best, judged on whole test splits"
         )
 
-    def data_of(self, data: str, folder: Path) -> str:
-        """Return the folder of the labelled data that encoders are fine-tuned on: ``data``, or a sample of it in ``folder``."""
+    def drawn(self, tasks: Sequence[tuple[str, str]], folder: Path) -> list[tuple[str, str]]:
+        """Return tasks with the folders of the labelled data that encoders are fine-tuned on: their own, or samples in ``folder``.
+
+        Raises:
+            InputError: a sample cannot be written, or another one is there.
+        """
         if self.residues is None:
-            return data
-        opened = LabelledData.open(data)
-        return str(sample(opened, folder / opened.path.name, self.residues).path)
+            return list(tasks)
+        opened = [(task, LabelledData.open(data)) for task, data in tasks]
+        return [(task, str(sample(data, folder / task / data.path.name, self.residues).path)) for task, data in opened]
 
     def space(self, name: str, task: str, data: str, like: Experiment, start: Path | None) -> Space:
         """Return what is tried on a task with an encoder.
@@ -184,12 +202,16 @@ class Tuning:
             TASKS[task](),
             like.encoder,
             start=str(start) if start else None,
-            optimizer=Adam(learning_rate=1e-4, beta2=0.999, warmup_steps=self.warmup_steps),
             budget=Budget(epochs=self.epochs),
-            validation=Validation(every=None, sequences=None, keep=1),
             tracking=like.tracking,
             precision=like.precision,
             seed=like.seed,
+        )
+        base = replace(
+            base,
+            optimizer=replace(base.optimizer, warmup_steps=self.warmup_steps, weight_decay=self.weight_decays[0]),
+            batches=replace(base.batches, size=self.batch_sizes[0]),
+            validation=replace(base.validation, patience=self.patience[0]),
         )
         return Space(base, self.axes, seeds=self.seeds)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from raypro.config import InputError
 from raypro.core.random import seed_of
 from raypro.data.corpus import sha256_of, write_manifest
+from raypro.data.label_checks import Record, notes_on
 from raypro.data.labelled import LabelledData, LabelledManifest, SplitFile
 from raypro.data.place import building_folder, require_free, take_place
 
@@ -48,8 +50,8 @@ def sample(data: LabelledData, out: Path, residues: int, seed: int = 0) -> Label
         new = folder / "data"
         new.mkdir()
         files = [_write(data, file, new, drawn.get(file.split)) for file in data.manifest.files]
-        notes = (*data.manifest.notes, note)
-        write_manifest(new, dataclasses.replace(data.manifest, files=tuple(files), notes=notes))
+        manifest = dataclasses.replace(data.manifest, files=tuple(files))
+        write_manifest(new, dataclasses.replace(manifest, notes=(*_notes(LabelledData(new, manifest)), note)))
         take_place(new, out)
     return LabelledData.open(out)
 
@@ -58,6 +60,17 @@ def _drawn(lengths: NDArray[np.int64], residues: int, seed: int, split: int) -> 
     """Return the rows, in order, of a random sample of at most ``residues``."""
     order = np.random.default_rng(seed_of(seed, _SAMPLE, split)).permutation(len(lengths))
     return np.sort(order[: max(1, np.searchsorted(np.cumsum(lengths[order]), residues, side="right"))])
+
+
+def _notes(data: LabelledData) -> Iterator[str]:
+    """Return what an import would note of the sequences: its notes on all data are not true of a sample."""
+    records = []
+    for file in data.manifest.files:
+        its = data.read(file.split)
+        for row, (name, sequence, label) in enumerate(zip(its.ids, its.sequences, its.labels, strict=True), start=1):
+            compared = label.tobytes() if isinstance(label, np.ndarray) else label
+            records.append(Record(file.file, row, name, file.split, sequence, compared))
+    return notes_on(records, data.kind, ())  # a sample may have fewer sequences than there are classes
 
 
 def _write(data: LabelledData, file: SplitFile, folder: Path, rows: NDArray[np.int64] | None) -> SplitFile:
