@@ -76,9 +76,8 @@ def _read(folder: Path, max_length: int) -> tuple[Exported, dict[str, Tensor], d
     experiment = experiment_of(found.experiment)
     shape = experiment.encoder
     if not isinstance(shape, TransformerShape):
-        raise InputError(
-            f"{folder}: its encoder is a {type(shape).__name__}; only raypro's own Transformers (TransformerShape) are exported"
-        )
+        kind = type(shape).__name__.removesuffix("Shape")
+        raise InputError(f"{folder}: its encoder is of another kind ({kind}); only raypro's own Transformers are exported")
     if all(name.startswith("encoder.") for name in found.weights):
         raise InputError(f"{folder}: an imported encoder, published by others already; export a checkpoint that was trained from it")
     _require_weights(found, experiment)

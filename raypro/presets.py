@@ -59,12 +59,14 @@ def fine_tuning(task: str, encoder: str, data: str) -> FineTuning:
         data: folder of the labelled data.
 
     Raises:
-        InputError: no such task or encoder.
+        InputError: no such task or encoder, or a name that is both one of :data:`SCRATCH` and a checkpoint's folder.
     """
     if task not in TASKS:
         raise InputError(f"--task {task}: no such task{nearest(task, list(TASKS))}")
     name = fresh_name(f"{task.replace('_', '-')}-{encoder if encoder in SCRATCH else _called(encoder)}")
     if encoder in SCRATCH:
+        if (Path(encoder) / checkpoint.MODEL_FILES[0]).is_file():
+            raise InputError(f"--encoder {encoder}: both random weights and a checkpoint's folder here; write ./{encoder} for the folder")
         learned = TASKS[task]()
         if encoder == "convolution" and isinstance(learned, Regression | Classification):
             learned = replace(learned, pooling="max", dropout=0.1)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from raypro.config import InputError
 from raypro.contrastive import evaluate_contrastive, objective_of
 from raypro.core import checkpoint
 from raypro.core.distributed import best_device
-from raypro.data.labelled import LabelledData
+from raypro.data.labelled import KINDS, LabelledData
 from raypro.encoder import load_encoder
 from raypro.encoder_import import resolve_encoder
 from raypro.evaluate import probe_plots
@@ -56,7 +57,8 @@ def evaluate_command(
         data: a folder that raypro task import made; for families a corpus, or a table with a column of families; for contrastive a
             corpus, of which valid and test are taken, or a file of sequences that were not trained on.
         pooling: how the encoder makes one vector of a sequence; its default where missing.
-        out: folder for figures, predictions and pictures; probes/step_.../PROBE beside the checkpoint where missing.
+        out: folder for figures, predictions and pictures; probes/step_.../PROBE beside the checkpoint where missing,
+            PROBE-NAME of labels of your own, with the name of their folder.
         families: families: how many to take, the largest.
         members: families: distinct sequences of each; smaller families are not taken.
         family_column: families: what proteins are grouped by: family, clan (superfamily) or taxon.
@@ -66,22 +68,30 @@ def evaluate_command(
     encoder = resolve_encoder(encoder)
     loaded = load_encoder(encoder, best_device())
     about: dict[str, Any] = {"encoder": str(encoder.absolute()), "data": str(data.absolute()), "seed": seed}
+    place = probe
     if probe == CONTRASTIVE:
         found = evaluate_contrastive(loaded, objective_of(encoder, loaded.shape), data, True, seed)
     elif probe == FAMILIES:
         found = evaluate_families(loaded, data, pooling, True, seed, families, members, family_column)
     else:
         labelled = LabelledData.open(data)
+        place = place_of(probe, labelled)
         about["data_checksum"] = labelled.manifest.checksum
         found = with_overlaps(evaluate_labelled(loaded, probe, labelled, pooling, True, seed), encoder, labelled)
-    folder = out.expanduser() if out else encoder.absolute().parent / "probes" / encoder.name / probe
+    folder = out.expanduser() if out else encoder.absolute().parent / "probes" / encoder.name / place
     drawn = keep(found, folder, about, seed)
     console = Console()
     print_table(found, f"{encoder.absolute().parent.name}/{encoder.name}", console)
     for word, name in (("figures", FIGURES), ("pictures", PICTURES), ("predictions", PREDICTIONS)):
         if name != PREDICTIONS or probe != CONTRASTIVE:
             console.print(f"{word:12} {folder / name}", soft_wrap=True, highlight=False)
-    log(found, encoder.absolute(), folder, drawn, console)
+    log(found, encoder.absolute(), place, folder, drawn, console)
+
+
+def place_of(probe: str, data: LabelledData) -> str:
+    """Return what an evaluation on labelled data is kept as: by its probe, and of a kind of labels, which many data have, by their name."""
+    name = re.sub(r"[^\w.-]", "_", data.path.name)  # as MLflow takes it
+    return f"{probe}-{name}" if probe in KINDS else probe
 
 
 def with_overlaps(found: Evaluation, encoder: str | Path, data: LabelledData) -> Evaluation:
@@ -216,12 +226,21 @@ def said(found: Evaluation) -> list[str]:
     return [*(f"{name}: {about}" for name, about in found.about.items()), *found.notes, *said_overlaps(found.overlaps), *stopped]
 
 
-def log(found: Evaluation, path: Path, folder: Path, pictures: list[Path], console: Console) -> None:
-    """Add the figures to the run that the checkpoint lies in, if it lies in one: metrics, the table, JSON and pictures."""
+def log(found: Evaluation, path: Path, place: str, folder: Path, pictures: list[Path], console: Console) -> None:
+    """Add the figures to the run that the checkpoint lies in, if it lies in one: metrics, the table, JSON and pictures.
+
+    Args:
+        found: what was found.
+        path: the checkpoint.
+        place: what it is kept as in the run (:func:`place_of`).
+        folder: where :func:`keep` has written it.
+        pictures: those that it drew.
+        console: where it is said that MLflow does not answer.
+    """
     run = path.parent
     if not (run / RUN_FILE).is_file():
         return
-    outbox, place = Outbox(run, "probes"), f"probes/{path.name}/{found.probe}"
+    outbox, place = Outbox(run, "probes"), f"probes/{path.name}/{place}"
     outbox.metrics(checkpoint.load(path).step, {f"probe_{found.probe}/{name}": value for name, value in found.metrics.items()})
     names, rows = table_of(found)
     lines = [f"| {' | '.join(row)} |" for row in (names, ["---"] * len(names), *rows)]

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from raypro.address import tracking_address
 from raypro.config import InputError
-from raypro.evaluate.report_filling import fill
+from raypro.evaluate.report_filling import data_of, fill
 from raypro.evaluate.report_page import Report, page, rows_of_csv
 from raypro.evaluate.report_scores import Score
 from raypro.evaluate.report_tables import OWN, OWN_KINDS, TABLES, own_tables
@@ -70,7 +70,7 @@ def gather(runs: Runs, address: str) -> Report:
     counts = (
         ("pre-training runs", len(runs.pretrained)),
         ("fine-tuning runs and sweeps", len(runs.fine_tuned)),
-        ("probes", len({(s.model.run_ids, s.task) for s in scores if s.stage == "probe" and not s.model.baseline})),
+        ("probes", len({(s.model.run_ids, s.task, *data_of(s)) for s in scores if s.stage == "probe" and not s.model.baseline})),
         ("other runs, not shown", len(left_out)),
     )
     figures = (
@@ -94,7 +94,7 @@ def unique(scores: Iterable[Score]) -> list[Score]:
     """Return scores without those that are there already: baselines that several runs were set beside."""
     found: dict[tuple[object, ...], Score] = {}
     for score in scores:
-        where = (score.stage, score.task, score.split, score.metric, score.probe, score.data, score.data_checksum)
+        where = (score.stage, score.task, score.split, score.metric, score.probe, *data_of(score))
         key = (*where, score.model.method, score.model.about) if score.model.baseline else (*where, score.model.run_ids)
         found.setdefault(key, score)
     return list(found.values())

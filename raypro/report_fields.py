@@ -13,7 +13,13 @@ import numpy as np
 from raypro.evaluate.report_scores import Score
 from raypro.mlflow_store import RunRecord
 
-ENCODERS = {"CPCProtShape": "CPCProt", "MultiplicativeLSTMShape": "UniRep", "OneHotShape": "One-hot", "HuggingFaceShape": "Hugging Face"}
+ENCODERS = {
+    "AmplifyShape": "AMPLIFY",
+    "CPCProtShape": "CPCProt",
+    "HuggingFaceShape": "Hugging Face",
+    "MultiplicativeLSTMShape": "UniRep",
+    "OneHotShape": "One-hot",
+}
 OBJECTIVES = {"CPC": "CPCProt", "NextToken": "Next token"}
 VARIED = ("name", "seed", "data", "parameters", "tracking.", "version.", "workers.")
 """Beginnings of the parameters in which two runs may differ and still be one configuration, with a seed each."""
@@ -140,7 +146,10 @@ def shape_of(record: RunRecord) -> tuple[str, ...]:
 
 
 def one_a_seed(runs: Sequence[RunRecord]) -> list[RunRecord]:
-    """Return the newest run of each seed, of runs of one configuration, the oldest first: a seed run twice is no second seed."""
+    """Return the newest run of each seed, of runs of one configuration that begin with the oldest: a seed run twice is no second seed.
+
+    They stand in the order in which their seeds were first run.
+    """
     return list({run.params.get("seed"): run for run in runs}.values())
 
 

@@ -43,7 +43,7 @@ def over_parameters(tables: Sequence[tuple[Table, Sequence[Row]]]) -> list[Figur
     drawn: dict[tuple[object, ...], Figure] = {}
     for table, rows in tables:
         for column in table.columns:
-            measured = (table.stage, column.task, column.splits, column.metric, column.probe)
+            measured = (table.stage, column.task, column.splits, column.metric, column.probe, column.data)
             if table.stage == "pre-training" or not column.higher or measured in drawn:
                 continue
             ours = [(row, row.scores[column.name]) for row in rows if column.name in row.scores and not row.baseline]

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import PurePath
 from typing import Any
 
-from raypro.evaluate.report_scores import Score, Trained
+from raypro.evaluate.report_scores import Reach, Score, Trained, reach
 from raypro.evaluate.report_tables import OWN_KINDS, own_task
 from raypro.mlflow_store import RunRecord
 from raypro.report_fields import encoder_of, mapping, number, numbers, overlap_of, pair, step_of
@@ -19,19 +19,21 @@ def probed_scores(runs: Runs) -> Iterator[Score]:
 
 
 def _of_probes(runs: Runs, record: RunRecord) -> Iterator[Score]:
-    """Yield what the latest probes of a run's checkpoints found, of the baselines too."""
-    latest: dict[str, str] = {}
+    """Yield what the latest probes of a run's checkpoints found, of the baselines too; of a person's own data on each of them."""
+    latest: dict[tuple[str, str], tuple[str, Mapping[str, Any]]] = {}
     for step in sorted(runs.store.files(record.run_id, "probes")):
-        latest |= {PurePath(path).name: path for path in runs.store.files(record.run_id, step)}
-    for path in latest.values():
-        model = runs.trained(record, step_of(str(PurePath(path).parent)))
-        yield from _of_probe(model, record, runs.store.json(record.run_id, f"{path}/probes.json"))
+        for path in sorted(runs.store.files(record.run_id, step)):
+            written = runs.store.json(record.run_id, f"{path}/probes.json")
+            probe = str(written.get("probe", ""))
+            latest[probe, _name_of_data(written) if probe in OWN_KINDS else ""] = (step, written)
+    for step, written in latest.values():
+        yield from _of_probe(runs.trained(record, step_of(step)), record, written)
 
 
 def _of_probe(model: Trained, record: RunRecord, written: Mapping[str, Any]) -> Iterator[Score]:
     probed = str(written.get("probe", ""))
     task = own_task(probed) if probed in OWN_KINDS else probed
-    name_of_data, fitted = PurePath(str(written.get("data", ""))).name, int(number(written.get("fitted_to")) or 0)
+    name_of_data, fitted = _name_of_data(written), int(number(written.get("fitted_to")) or 0)
     on = f"{name_of_data}, fitted to {fitted:,}" if fitted else name_of_data
     data = {"data": name_of_data, "data_checksum": str(written.get("data_checksum", ""))[:12]}
     findings = [finding for finding in written.get("probes") or () if isinstance(finding, dict)]
@@ -53,14 +55,20 @@ def _of_probe(model: Trained, record: RunRecord, written: Mapping[str, Any]) -> 
                 yield replace(score, baselines=(*known, *([("chance", chance)] if chance is not None and metric == "accuracy" else [])))
 
 
-def _beaten(rivals: Sequence[Mapping[str, Any]], split: str, metric: str) -> tuple[list[tuple[str, float]], dict[str, float]]:
-    """Return what the baselines reach on a split, and half the width of the intervals that are known."""
-    known, reaches = [], {}
+def _name_of_data(written: Mapping[str, Any]) -> str:
+    return PurePath(str(written.get("data", ""))).name
+
+
+def _beaten(rivals: Sequence[Mapping[str, Any]], split: str, metric: str) -> tuple[list[tuple[str, float]], dict[str, Reach]]:
+    """Return what the baselines reach on a split, and how far the intervals go that are known."""
+    known: list[tuple[str, float]] = []
+    reaches: dict[str, Reach] = {}
     for finding in rivals:
         name, value = str(finding.get("representation")), numbers(mapping(finding.get("scores")).get(split)).get(metric)
         low, high = _interval(finding, split, metric)
-        known += [] if value is None else [(name, value)]
-        reaches |= {} if low is None or high is None else {name: (high - low) / 2}
+        if value is not None:
+            known.append((name, value))
+            reaches[name] = reach(value, low, high)
     return known, reaches
 
 

@@ -67,10 +67,10 @@ class Runs:
         """Return the pre-training run that a fine-tuned encoder is from; None where there is none, or it is not sure which one.
 
         MLflow's id decides, which fine-tuning logs. A run that could not know it has the name, the corpus and the objective instead:
-        there has to be one run, and no other, that fits.
+        there has to be one run, and no other, that fits. An imported encoder is of no run, whatever its folder is called.
         """
         source, tags = source_of(record), record.tags
-        if source is None:
+        if source is None or step_of(record.params["start"]) is None:
             return None
         if known := tags.get(f"{START}run_id"):
             fitting = [r for r in self._origins if r.run_id == known]

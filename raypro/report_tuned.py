@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import groupby
 
 from raypro.evaluate.report_filling import chosen
-from raypro.evaluate.report_scores import Score, Trained, interval
+from raypro.evaluate.report_scores import Score, Trained
 from raypro.evaluate.report_tables import NOT_PRETRAINED, method_name
 from raypro.mlflow_store import RunRecord
 from raypro.report_fields import (
@@ -53,17 +53,17 @@ def tuned_scores(runs: Runs) -> Iterator[Score]:
         rivals = untrained.get((shape_of(record), score.task, score.split, score.metric))
         if rivals and source_of(record) is not None and not score.model.baseline:
             rival = chosen(rivals)
-            low, high = interval(rival)
-            reaches = {} if low is None or high is None else {NOT_PRETRAINED: (high - low) / 2}
-            score = replace(score, baselines=(*score.baselines, (NOT_PRETRAINED, rival.value)), reaches=reaches)
+            baselines = (*score.baselines, (NOT_PRETRAINED, rival.value))
+            score = replace(score, baselines=baselines, reaches={NOT_PRETRAINED: rival.reach})
         yield score
 
 
 def repeated_runs(runs: Runs) -> set[str]:
     """Return the ids of fine-tuning runs that a newer one of the same configuration and seed stands for."""
-    return {run.run_id for same in _configurations(runs) for run in same} - {
-        run.run_id for same in _configurations(runs) for run in one_a_seed(same)
-    }
+    found: set[str] = set()
+    for same in _configurations(runs):
+        found |= {run.run_id for run in same} - {run.run_id for run in one_a_seed(same)}
+    return found
 
 
 def _configurations(runs: Runs) -> list[list[RunRecord]]:

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -131,17 +132,20 @@ def tags_of_start(start: str | Path | None) -> dict[str, str]:
     """Return tags that say which pre-training a checkpoint is of: ``start_run_id`` of MLflow, ``start_corpus_checksum``,
     ``start_objective`` and ``start_step``.
 
-    What is not known is left out: the id of a run that MLflow has not got yet, anything of an imported encoder but its step.
+    What is not known is left out: the id of a run that MLflow has not got yet, and of a checkpoint that lies in no run, as imported
+    ones, anything but its step: the objective that an import writes only stands in for that of its authors.
     """
     if start is None:
         return {}
     folder = Path(start)
     about, run = (_json_object(path) for path in (folder / checkpoint.MODEL_FILES[1], folder.parent / RUN_FILE))
-    experiment, sent = about.get("experiment") or {}, Sent.load(folder.parent)
+    experiment, sent = about.get("experiment") or {}, None
+    with suppress(OSError, ValueError, TypeError):  # damaged: a tag is not worth a run
+        sent = Sent.load(folder.parent)
     found = {
         "run_id": sent.run_id if sent else None,
         "corpus_checksum": str(run.get("data_checksum", ""))[:12] if "objective" in experiment else None,
-        "objective": (experiment.get("objective") or {}).get("kind"),
+        "objective": (experiment.get("objective") or {}).get("kind") if run else None,
         "step": about.get("step"),
     }
     return {f"{START}{name}": str(value) for name, value in found.items() if value not in (None, "")}

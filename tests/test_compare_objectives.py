@@ -134,8 +134,8 @@ def test_each_representation_is_judged_by_its_probe_that_is_best_on_validation()
 
 def test_two_seeds_have_a_wide_interval_and_none_where_both_are_the_same() -> None:
     students_t = 12.7062  # of one degree of freedom
-    assert Measured(0.5, deviation=0.02, seeds=2).reach == pytest.approx(students_t * 0.02 / 2**0.5, rel=1e-5)
-    assert Measured(0.5, deviation=0.0, seeds=3).reach == float("inf") and Measured(0.5).reach == 0
+    assert Measured(0.5, deviation=0.02, seeds=2).reach == pytest.approx((students_t * 0.02 / 2**0.5,) * 2, rel=1e-5)
+    assert Measured(0.5, deviation=0.0, seeds=3).reach == (float("inf"),) * 2 and Measured(0.5).reach == (0, 0)
 
 
 def test_the_tables_state_costs_figures_and_baselines(tmp_path: Path) -> None:

@@ -57,6 +57,16 @@ def test_a_checkpoint_without_its_start_is_its_shape_with_random_weights(tmp_pat
         assert torch.equal(built.encoder.embedding.weight, model.encoder.embedding.weight) == same
 
 
+def test_a_name_that_is_both_random_weights_and_a_checkpoint_here_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "convolution").mkdir()  # of something else
+    assert fine_tuning("stability", "convolution", "data").start is None
+    checkpoint.save(tmp_path / "cpcprot", MLM().build(TINY.build()), tiny_experiment(tmp_path).to_plain(), step=0, metrics={})
+    with pytest.raises(InputError, match=r"^--encoder cpcprot: both random weights and a .* here; write \./cpcprot for the folder$"):
+        fine_tuning("stability", "cpcprot", "data")
+    assert fine_tuning("stability", "./cpcprot", "data").start == str(tmp_path / "cpcprot")
+
+
 def test_what_is_neither_names_what_there_is() -> None:
     with pytest.raises(InputError, match=r"^--encoder tape_resnett: neither .* convolution, .*tape_resnet, .*cpcprot"):
         fine_tuning("stability", "tape_resnett", "data")

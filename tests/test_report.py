@@ -94,7 +94,7 @@ def test_of_a_probe_both_intervals_count_and_the_residues_of_its_own_checkpoint(
 
 def test_what_was_not_measured_is_said(html):
     families = html.split('<section id="cpcprot-nearest-neighbour-s-family">')[1].split("</section>")[0]
-    assert families.count("overlap not measured") == 1  # of the encoder, not of its baselines
+    assert families.count("overlap cannot be measured") == 1  # of the encoder, not of its baselines
     assert "in corpus: 1 + 2" in html.split('<section id="cpcprot-stability-static-vectors">')[1].split("</section>")[0]
 
 
@@ -168,7 +168,7 @@ def test_runs_that_no_table_shows_are_named_with_why(address, tmp_path):
     assert "(no figure of these tables)" in closing and "(running)" in closing and EVIL not in closing
 
 
-def test_curves_over_tokens_are_drawn(html):
+def test_curves_over_residues_are_drawn(html):
     assert 'aria-label="perplexity of a masked residue over residues"' in html
 
 

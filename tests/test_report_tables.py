@@ -1,4 +1,4 @@
-"""The report's tables: which score fills which cell, what is better than its baseline, and how charts are marked."""
+"""The report's tables: which score fills which cell, and what is better than its baseline."""
 
 import math
 from dataclasses import replace
@@ -11,16 +11,14 @@ from raypro.core.encoders.transformer import TransformerShape
 from raypro.core.objectives.mlm import MLM
 from raypro.data.labelled import LabelledData, LabelledManifest
 from raypro.evaluate.published import PUBLISHED, Published
-from raypro.evaluate.report_figures import Series, lines, numbered_points, round_marks, short
 from raypro.evaluate.report_filling import SAME_METHOD, Row, fill
-from raypro.evaluate.report_rows import table_section
+from raypro.evaluate.report_rows import _beneath, table_section
 from raypro.evaluate.report_scores import Score, Trained, best_baseline, interval, verdict
 from raypro.evaluate.report_tables import TABLES, Column, Table, method_name, own_tables
 from raypro.experiment import Experiment
 from raypro.mlflow_store import RunRecord
 from raypro.outbox import Outbox, read_records
 from raypro.report_fields import at_step, by_split_of, configuration, floor_of, mean_of, number, numbers, pair, step_of
-from raypro.report_pictures import over_parameters
 
 COLUMN = Column("stability", "stability", "spearman", published=("stability", "rho"))
 TABLE = Table("Paper", "Table 1", "About.", "fine-tuning", (COLUMN,))
@@ -46,8 +44,14 @@ def score(value: float = 0.5, method: str = "MLM, Transformer", baseline: bool =
         ({"baselines": (("a", 0.4),), "deviation": 0.1, "seeds": 16}, True, "better"),  # 2.13 * 0.1 / 4 = 0.05
         ({"baselines": (("a", 0.4),), "deviation": 0.0, "seeds": 3}, True, "unclear"),  # nothing is known of the spread
         ({"baselines": (("a", 0.6),), "deviation": 0.0, "seeds": 3}, True, "not better"),
-        ({"baselines": (("a", 0.4),), "low": 0.42, "high": 0.58, "reaches": {"a": 0.08}}, True, "unclear"),  # hypot(0.08, 0.08) = 0.11
-        ({"baselines": (("a", 0.4),), "low": 0.42, "high": 0.58, "reaches": {"b": 0.08}}, True, "better"),  # another's interval
+        (
+            {"baselines": (("a", 0.4),), "low": 0.42, "high": 0.58, "reaches": {"a": (0.0, 0.08)}},
+            True,
+            "unclear",
+        ),  # hypot(0.08, 0.08) = 0.11
+        ({"baselines": (("a", 0.4),), "low": 0.42, "high": 0.58, "reaches": {"a": (0.08, 0.0)}}, True, "better"),  # the other way
+        ({"baselines": (("a", 0.4),), "reaches": {"a": (math.inf, math.inf)}}, True, "unclear"),  # nothing is known of the rival's spread
+        ({"baselines": (("a", 0.4),), "low": 0.42, "high": 0.58, "reaches": {"b": (0.0, 0.08)}}, True, "better"),  # another's interval
         ({}, True, ""),
         ({"baselines": (("a", 0.4),), "baseline": True}, True, ""),
     ],
@@ -93,10 +97,12 @@ def test_beneath_a_mean_over_seeds_stand_its_interval_and_the_trials_that_it_was
 
 
 def test_an_overlap_that_was_not_measured_is_not_an_empty_one():
-    known, unknown = Trained("MLM", pretrained=True), "overlap not measured"
+    known, unknown = Trained("MLM", corpus="natural", pretrained=True), "overlap not measured"
     assert unknown in cell(replace(score(), model=known)) and unknown not in cell(score())  # random weights have seen nothing
     measured = cell(replace(score(overlap=(0, 2)), model=known))
     assert unknown not in measured and "in corpus: 0 + 2" in measured
+    imported, families = cell(replace(score(), model=Trained("MLM", pretrained=True))), replace(score(), task="families", model=known)
+    assert "cannot be measured" in imported and _beneath(COLUMN, families) == ["overlap cannot be measured"]
 
 
 def test_the_page_says_of_each_table_which_published_figures_were_at_hand():
@@ -257,46 +263,6 @@ def test_what_pre_training_has_to_beat():
     assert floor_of("contacts", "P_at_L5_medium_long", metrics) == (("random ranking", 0.03),)
     assert floor_of("contrast", "accuracy_cpc", metrics) == (("chance", 0.002),)
     assert floor_of("table2", "perplexity", {}) == floor_of("table2", "ACC_mlm", metrics) == ()
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "expected"),
-    [(0.0, 1.0, [0, 0.2, 0.4, 0.6, 0.8, 1]), (14.4, 18.2, [14, 15, 16, 17, 18, 19]), (0.5, 0.5, [0.5, 0.6]), (0.0, 0.0, [0, 0.2])],
-)
-def test_marks_are_round_and_hold_the_range(low, high, expected):
-    found = round_marks(low, high, 5)
-    assert found[:2] == pytest.approx(expected[:2]) and found[0] <= low and found[-1] >= high and len(found) <= 7
-
-
-def test_counts_are_short():
-    assert [short(value) for value in (12, 1500, 1.7e6, 999_900, 196_566_670, 2.5e9)] == ["12", "1.5 k", "1.7 M", "1 M", "197 M", "2.5 G"]
-
-
-def test_each_measure_has_its_chart_though_columns_have_the_same_name():
-    def table(task: str) -> tuple[Table, list[Row]]:
-        model = [Trained(name, parameters=size) for name, size in (("a", 100), ("b", 1000))]
-        column = Column("linear: ρ", task, "spearman", probe="linear regression")
-        rows = [Row(m.method, scores={column.name: Score(m, "probe", task, "test", "spearman", 0.5)}) for m in model]
-        return Table("Paper", task, "About.", "probe", (column,)), rows
-
-    tables = [table("stability"), table("fluorescence"), table("stability")]
-    assert [figure.title for figure in over_parameters(tables)] == ["stability: linear: ρ", "fluorescence: linear: ρ"]
-
-
-def test_without_a_figure_of_ours_no_chart_is_drawn():
-    assert over_parameters([(table, fill(table, ())) for table in TABLES]) == []
-
-
-def test_charts_lie_within_their_frame_and_escape_names():
-    drawn = lines([Series("<b>", ((0.0, 1.0), (10.0, 3.0))), Series("other", ((5.0, 2.0),))], "tokens", "loss", ("chance", 4.0))
-    assert drawn.count("<polyline") == 2 and "&lt;b&gt;" in drawn and "<b>" not in drawn
-    points = numbered_points([Series("a", ((1e6, 0.3),)), Series("b", ((1e8, 0.7),), hollow=True)], "parameters", "rho")
-    places = [float(part.split('"')[1]) for part in points.split(" c")[1:] if part.startswith(("x=", "y="))]
-    assert len(places) == 4 and all(0 < place < 440 for place in places)
-    near = numbered_points([Series("a", ((796e3, 0.3),)), Series("b", ((797e3, 0.3),))], "parameters", "rho")
-    one, other = (float(part.split('"')[1]) for part in near.split(" c")[1:] if part.startswith("x="))
-    assert other - one < 1  # a thousandth more is no distance
-    assert numbered_points([Series("alone", ((5e6, 0.0),))], "parameters", "rho")  # one point, no range
 
 
 def test_runs_log_the_number_of_weights_of_their_encoder(tmp_path):

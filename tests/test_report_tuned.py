@@ -8,17 +8,22 @@ from typing import Any
 import pytest
 from torch import nn
 
+from raypro.cluster.objectives_table import Measured
+from raypro.cluster.objectives_table import Score as ComparedScore
 from raypro.config import to_plain
 from raypro.core import checkpoint
 from raypro.delivery import Sent
+from raypro.encoder_import import import_encoder
 from raypro.evaluate.report_scores import Score, verdict
 from raypro.mlflow_store import RunRecord
 from raypro.report_data import TaskData, labels, task_data
 from raypro.report_runs import Runs
 from raypro.report_tuned import repeated_runs, tuned_scores
 from raypro.scoring import tags_of_start
+from raypro.sweep_report import Spread
 from tests.label_files import run as import_files
 from tests.label_files import to_csv
+from tests.test_imports_tape import saved, transformer
 
 CURVES = {"train/residues": [(10, 1000.0), (20, 2000.0)], "train/minutes": [(10, 5.0), (20, 10.0)]}
 """What every pre-training run of these tests logged."""
@@ -77,6 +82,15 @@ def test_a_pre_trained_model_has_to_beat_the_same_one_from_random_weights():
 def test_another_shape_other_data_or_a_frozen_encoder_is_no_baseline(other):
     found = on_test([BEFORE, tuned("scratch", **other), tuned("tuned", START)], {n: scores(0.6, 0.5, 0.7) for n in ("scratch", "tuned")})
     assert "not pre-trained" not in dict(found["tuned"].baselines)
+
+
+def test_a_baseline_whose_seeds_are_all_the_same_has_no_known_spread():
+    sweep = tuned("scratch", tags={"axes": "optimizer.learning_rate"})
+    files = {"scratch": {"test.csv": "split,metric,mean,deviation,runs\ntest,spearman,0.4,0.0,3\n"}, "tuned": scores(0.5, 0.45, 0.55)}
+    found = on_test([BEFORE, sweep, tuned("tuned", START)], files)["tuned"]
+    beside = {"not pre-trained": Measured.over(Spread(0.4, 0.0, 3))}
+    table = ComparedScore("", "", "fine-tuned", "stability", "test", "spearman", "", Measured(0.5, 0.45, 0.55), beside)
+    assert verdict(found) == table.verdict == "unclear"
 
 
 @pytest.mark.parametrize(("value", "said"), [(0.66, "unclear"), (0.68, "better")])
@@ -149,12 +163,23 @@ def test_what_was_held_equal_is_said_by_the_tag_and_by_no_name(tag: str | None):
 def test_fine_tuning_logs_which_pre_training_it_began_with(tmp_path: Path):
     start = tmp_path / "mlm" / "step_00000010"
     checkpoint.save(start, nn.Linear(1, 1), {"kind": "Experiment", "objective": {"kind": "MLM"}}, 10, {})
-    assert tags_of_start(start) == {"start_objective": "MLM", "start_step": "10"}
+    assert tags_of_start(start) == {"start_step": "10"}
     (start.parent / "run.json").write_text(json.dumps({"experiment": {}, "data_checksum": "0123456789abcdef"}))
     Sent("sqlite:///x", "pretraining", "mlm", 0, run_id="77").save(start.parent)
     known = {"start_run_id": "77", "start_corpus_checksum": "0123456789ab", "start_objective": "MLM", "start_step": "10"}
     assert tags_of_start(start) == tags_of_start(str(start)) == known
     assert tags_of_start(None) == tags_of_start(tmp_path / "nothing") == {}
+    for damaged in ("{", "[]", '{"strange": 1}'):
+        (start.parent / "tracking" / "sent.json").write_text(damaged)
+        assert tags_of_start(start) == {name: value for name, value in known.items() if name != "start_run_id"}
+
+
+def test_an_imported_encoder_is_of_no_run_and_of_no_objective(tmp_path: Path):
+    out = import_encoder(saved(transformer(), tmp_path), tmp_path / "mlm", "tape")  # called as a run is
+    assert tags_of_start(out) == {"start_step": "0"}
+    model = on_test([BEFORE, tuned("tuned", str(out), tags_of_start(out))], {"tuned": scores(0.5, 0.4, 0.6)})["tuned"].model
+    assert (model.method, model.about, model.corpus) == ("pre-trained, Transformer", "from mlm", "")
+    assert (model.checksum, model.residues, model.pretrained) == ("", None, True)
 
 
 def test_data_of_ones_own_are_told_by_their_kind_where_it_is_known_that_they_are_of_no_paper():

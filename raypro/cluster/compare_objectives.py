@@ -28,7 +28,7 @@ from raypro.evaluate.families import draw_families, read_families
 from raypro.experiment import Encoder, Experiment
 from raypro.home import home
 from raypro.probe_tasks import CONTRASTIVE, FAMILIES, PROBES, Evaluation, evaluate_families, evaluate_labelled, require_labels
-from raypro.probing import FIGURES, keep, log, with_overlaps
+from raypro.probing import FIGURES, keep, log, place_of, with_overlaps
 from raypro.settings import Budget, Probing, require_name
 from raypro.space import Space
 from raypro.sweep_report import Spread
@@ -228,7 +228,8 @@ def probe_once(
         found = evaluate_families(encoder, data, baselines=first is None, **bounds)
     found = found.beside_baselines_of(first) if first else found
     baselines.setdefault(shape, found)
-    log(found, path, folder, keep(found, folder, about, seed=0, maps=False), Console())
+    place = place_of(probe, labelled) if labelled else probe
+    log(found, path, place, folder, keep(found, folder, about, seed=0, maps=False), Console())
     said = json.loads(file.read_text())
     return said
 

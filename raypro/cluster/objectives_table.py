@@ -16,7 +16,7 @@ from raypro.cluster.comparing import Pretrained, markdown
 from raypro.core.size import parameters
 from raypro.evaluate import comparison_plots
 from raypro.evaluate.plots import save
-from raypro.evaluate.report_scores import Verdict, judge, reach_of_mean
+from raypro.evaluate.report_scores import Reach, Verdict, judge, reach
 from raypro.experiment import Experiment
 from raypro.outbox import Outbox
 from raypro.sweep_report import Spread
@@ -66,12 +66,10 @@ class Measured:
         return cls(spread.mean, deviation=spread.deviation, seeds=spread.runs)
 
     @property
-    def reach(self) -> float:
-        """Half the width of the 95 % interval; 0 where it is not known, infinite of seeds that are all the same to the last digit."""
-        if self.seeds > 1:
-            known = reach_of_mean(self.deviation, self.seeds)
-            return math.inf if known is None else known
-        return 0.0 if math.isnan(self.low) else (self.high - self.low) / 2
+    def reach(self) -> Reach:
+        """How far the 95 % interval goes."""
+        low, high, deviation = (None if math.isnan(figure) else figure for figure in (self.low, self.high, self.deviation))
+        return reach(self.value, low, high, deviation, self.seeds)
 
     def __str__(self) -> str:
         if not math.isnan(self.low):

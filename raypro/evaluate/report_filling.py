@@ -51,7 +51,7 @@ def fill(table: Table, scores: Iterable[Score], figures: Sequence[Published] = P
             if column.holds(score):
                 cells.setdefault((model.method, model.about, model.baseline), {}).setdefault(column.name, []).append(score)
     measured = {
-        (name, *_data(score))
+        (name, *data_of(score))
         for (_, _, baseline), by_column in cells.items()
         if not baseline
         for name, found in by_column.items()
@@ -60,7 +60,7 @@ def fill(table: Table, scores: Iterable[Score], figures: Sequence[Published] = P
     published = _published_rows(table, figures)
     rows, beside = [], set()
     for (method, about, baseline), by_column in sorted(cells.items(), key=lambda item: (item[0][2], -len(item[1]))):
-        filled = {name: chosen(found) for name, found in by_column.items() if any((name, *_data(score)) in measured for score in found)}
+        filled = {name: chosen(found) for name, found in by_column.items() if any((name, *data_of(score)) in measured for score in found)}
         same = next((row for row in published if SAME_METHOD.get((table.paper, row), row) == method), None)
         if filled:
             known = published.get(same, {}) if same and not baseline else {}
@@ -71,7 +71,8 @@ def fill(table: Table, scores: Iterable[Score], figures: Sequence[Published] = P
     return rows + [Row(row, published=found) for row, found in alone.items() if found]
 
 
-def _data(score: Score) -> tuple[str, str]:
+def data_of(score: Score) -> tuple[str, str]:
+    """Return which labelled data a score is of: their name and their checksum."""
     return score.data, score.data_checksum
 
 

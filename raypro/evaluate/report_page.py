@@ -140,7 +140,8 @@ authors trained it on a corpus of theirs.</li>
 <li>Residues and time are those of the pre-training up to the checkpoint that was taken, and of fine-tuning; of several seeds the mean. What
 an adversarial run's noiser learned from are no residues seen, but its time counts.</li>
 <li><span class="sans">in corpus</span>: sequences of the test split that the pre-training corpus holds, identical + nearly so;
-<span class="sans">overlap not measured</span>: nobody has looked (<span class="sans">raypro corpus overlap</span>, before the run).
+<span class="sans">overlap not measured</span>: nobody has looked (<span class="sans">raypro corpus overlap</span>, before the run);
+<span class="sans">cannot be measured</span>: the corpus of the encoder is not known, or families were probed, which are no labelled data.
 <span class="sans poor">in train</span>: sequences of the test split that the task's own training data hold, so that the figure is too
 good.</li>
 <li>A click on the head of a column sorts; so does Enter on it.</li></ul>"""
@@ -162,7 +163,7 @@ def _summary(report: Report) -> str:
                 said = verdict(score, column.higher) if score and column.main else ""
                 if score and said:
                     judged = models.setdefault((row.method, row.about), {})
-                    key = (score.stage, score.task, score.split, score.metric, score.probe)
+                    key = (score.stage, score.task, score.split, score.metric, score.probe, score.data, score.data_checksum)
                     found[said] += key not in judged
                     judged.setdefault(key, _judged(table, column, score))
     if not models:

@@ -9,8 +9,8 @@ from raypro.evaluate.report_filling import Row
 from raypro.evaluate.report_scores import Score, Trained, best_baseline, interval, verdict
 from raypro.evaluate.report_tables import OWN, Column, Table
 
-CONTRAST = "contrastive"
-"""The one probe whose sequences are the corpus' own, held out."""
+CONTRAST, FAMILIES = "contrastive", "families"
+"""The one probe whose sequences are the corpus' own, held out, and the one whose sequences are no labelled data."""
 SIGNS = {"better": ("", ""), "unclear": ("≈", "not clearly better than"), "not better": ("▾", "not better than"), "": ("", "")}
 
 
@@ -138,7 +138,8 @@ def _beneath(column: Column, score: Score) -> list[str]:
     if score.overlap:
         lines.append(f"in corpus: {score.overlap[0]:,} + {score.overlap[1]:,}")
     elif score.model.pretrained and score.stage != "pre-training" and score.task != CONTRAST:
-        lines.append("overlap not measured")
+        known = score.task != FAMILIES and (score.model.corpus or score.model.checksum)
+        lines.append("overlap not measured" if known else "overlap cannot be measured")
     return lines
 
 

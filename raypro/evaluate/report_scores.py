@@ -9,6 +9,8 @@ from scipy.special import stdtrit
 
 Stage = Literal["pre-training", "fine-tuning", "probe"]
 Verdict = Literal["better", "unclear", "not better", ""]
+Reach = tuple[float, float]
+"""How far the 95 % interval of a figure goes below and above it."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,8 @@ class Score:
     """Which probe, of several of a task."""
     baselines: tuple[tuple[str, float], ...] = ()
     """What it has to beat: (name, value)."""
-    reaches: Mapping[str, float] = field(default_factory=dict)
-    """Half the width of the 95 % interval of baselines, by name, where it is known."""
+    reaches: Mapping[str, Reach] = field(default_factory=dict)
+    """How far the 95 % intervals of baselines go, by name, where that is known."""
     data: str = ""
     """Name of the labelled data."""
     data_checksum: str = ""
@@ -85,6 +87,11 @@ class Score:
     fitted: int = 0
     """Examples that a probe was fitted to; 0: none, or not known."""
 
+    @property
+    def reach(self) -> Reach:
+        """How far its 95 % interval goes."""
+        return reach(self.value, self.low, self.high, self.deviation, self.seeds)
+
 
 def best_baseline(score: Score, higher: bool) -> tuple[str, float] | None:
     """Return the strongest of a score's baselines, (name, value); None where it has none."""
@@ -93,34 +100,53 @@ def best_baseline(score: Score, higher: bool) -> tuple[str, float] | None:
 
 
 def verdict(score: Score, higher: bool = True) -> Verdict:
-    """Return whether a score is better than the strongest of its baselines (:func:`judge`), as far as both intervals are known.
-
-    Of several seeds that are all the same to the last digit nothing is known of the spread: ahead is ``unclear`` then.
-    """
+    """Return whether a score is better than the strongest of its baselines (:func:`judge`), as far as both intervals are known."""
     known = best_baseline(score, higher)
     if known is None or score.model.baseline:
         return ""
-    end = interval(score)[0 if higher else 1]
-    unseen = math.inf if score.low is None and score.seeds > 1 and not score.deviation else 0.0
-    return judge(score.value, known[1], unseen if end is None else abs(score.value - end), score.reaches.get(known[0], 0.0), higher)
+    return judge(score.value, known[1], score.reach, score.reaches.get(known[0], UNKNOWN), higher)
 
 
-def judge(value: float, rival: float, reach: float = 0.0, rival_reach: float = 0.0, higher: bool = True) -> Verdict:
+def judge(value: float, rival: float, own: Reach, rivals: Reach, higher: bool = True) -> Verdict:
     """Return whether a figure is better than a rival's.
 
-    ``unclear``: it is, but by no more than both 95 % intervals reach, as independent errors add.
+    ``unclear``: it is, but by no more than both 95 % intervals reach towards one another, as independent errors add.
 
     Args:
         value: the figure.
         rival: what it has to beat.
-        reach: half the width of its 95 % interval; 0 where that is not known.
-        rival_reach: the rival's.
+        own: how far the figure's interval goes (:func:`reach`).
+        rivals: how far the rival's does.
         higher: whether higher is better.
     """
     ahead = value - rival if higher else rival - value
     if ahead <= 0:
         return "not better"
-    return "unclear" if ahead <= math.hypot(reach, rival_reach) else "better"
+    return "unclear" if ahead <= (math.hypot(own[0], rivals[1]) if higher else math.hypot(own[1], rivals[0])) else "better"
+
+
+UNKNOWN: Reach = (0.0, 0.0)
+"""Of a figure without an interval."""
+
+
+def reach(value: float, low: float | None, high: float | None, deviation: float | None = None, seeds: int = 1) -> Reach:
+    """Return how far the 95 % interval of a figure goes: its own, else that of its mean over seeds; :data:`UNKNOWN` where it has none.
+
+    Of several seeds that are all the same to the last digit nothing is known of the spread: it is infinite.
+
+    Args:
+        value: the figure.
+        low: lower end of its own interval.
+        high: upper end.
+        deviation: standard deviation over seeds.
+        seeds: how many they are.
+    """
+    if low is not None and high is not None:
+        return value - low, high - value
+    if seeds < 2:
+        return UNKNOWN
+    half = reach_of_mean(deviation or 0.0, seeds)
+    return (math.inf, math.inf) if half is None else (half, half)
 
 
 def interval(score: Score) -> tuple[float | None, float | None]:
