@@ -73,6 +73,23 @@ def test_a_bad_record_is_left_out_counted_and_named(
     assert json.loads(report.data.manifest.rejected) == {"train": {cause: 1}}
 
 
+def test_records_that_cannot_be_read_are_rejected_with_their_causes(tmp_path: Path) -> None:
+    good = json.dumps(STABILITY[0])
+    (tmp_path / "x_train.json").write_text("\n".join(['{"primary": bad}', good, "17", "null", "[1]", '{"primary": bad}']))
+    report = run([tmp_path / "x_train.json"], tmp_path / "d", task="stability")
+    assert report.data.read("train").ids == ["a"] and report.read == {"train": 6}
+    assert [(row["row"], row["cause"], row["detail"]) for row in rejects(report)] == [
+        ("1", "not valid JSON", '{"primary": bad}'),
+        ("3", "no object with fields", "int"),
+        ("4", "no object with fields", "null"),
+        ("5", "no object with fields", "list"),
+        ("6", "not valid JSON", '{"primary": bad}'),
+    ]
+    (tmp_path / "x_train.json").write_text('{"primary": bad}\n')
+    with pytest.raises(InputError, match="no record with fields in it"):
+        run([tmp_path / "x_train.json"], tmp_path / "none", task="stability")
+
+
 @pytest.mark.parametrize("block", [16, 1 << 20], ids=["in blocks", "at once"])
 def test_rows_of_a_table_with_a_wrong_number_of_columns_are_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
     monkeypatch.setattr("raypro.data.tables._BLOCK_BYTES", block)
@@ -142,7 +159,7 @@ class _Evil:
         return (os.mkdir, (str(self.path),))
 
 
-def test_a_hostile_pickle_in_a_record_is_refused_and_does_nothing(tmp_path: Path) -> None:
+def test_a_hostile_pickle_in_a_record_is_rejected_and_does_nothing(tmp_path: Path) -> None:
     made = tmp_path / "made"
     for hidden in (
         _Evil(made),
@@ -150,9 +167,10 @@ def test_a_hostile_pickle_in_a_record_is_refused_and_does_nothing(tmp_path: Path
         {**STABILITY[1], "x": np.array([_Evil(made)], dtype=object)},
     ):
         path = to_lmdb(tmp_path / f"{len(list(tmp_path.iterdir()))}_train.lmdb", [STABILITY[0], hidden])
-        with pytest.raises(InputError, match=r"_train\.lmdb: record 2 is refused: .*mkdir.*neither a plain value nor a numpy array"):
-            run([path], tmp_path / "d", task="stability")
-    assert not made.exists() and not (tmp_path / "d").exists()
+        (row,) = rejects(report := run([path], tmp_path / f"{path.stem}_data", task="stability"))
+        assert report.data.read("train").ids == ["a"] and row["row"] == "2" and row["cause"].startswith("a pickle that is damaged or asks")
+        assert "mkdir" in row["detail"]
+    assert not made.exists()
     pickle.loads(pickle.dumps(_Evil(made)))
     assert made.exists()  # it would have done something
 

@@ -52,8 +52,9 @@ def test_headers() -> None:
 @pytest.mark.parametrize("packed", [False, True])
 def test_clans(tmp_path: Path, packed: bool) -> None:
     path = tmp_path / f"Pfam-A.clans.tsv{'.gz' if packed else ''}"
-    text = "PF00001\tCL0192\tGPCR_A\t7tm_1\tReceptor\nPF00014\t\t\tKunitz_BPTI\tKunitz\nPF00595\tCL0466\tPDZ\tPDZ\tPDZ\n"
-    path.write_bytes(gzip.compress(text.encode()) if packed else text.encode())
+    text = "PF00001\tCL0192\tGPCR_A\t7tm_1\tReceptor\nPF00014\t\t\tKunitz_BPTI\tKunitz\nPF00595\tCL0466\tPDZ\tPDZ\tPDZ \xe9\n"
+    data = text.encode("latin-1")  # a description that is no UTF-8 harms no clan
+    path.write_bytes(gzip.compress(data) if packed else data)
     rows = [
         {"id": str(i), "sequence": b"A", "family": family, "clan": clan, "taxon": None, "line": i}
         for i, (family, clan) in enumerate([("PF00595", None), ("PF00014", None), (None, None), ("PF00001", "mine")])
@@ -68,6 +69,9 @@ def test_clans_of_another_form_are_refused(tmp_path: Path) -> None:
     path.write_text("family,clan\n")
     with pytest.raises(InputError, match=r"clans\.tsv: line 1: .*PFxxxxx"):
         read_clans(path)
+    (tmp_path / "cut.tsv.GZ").write_bytes(gzip.compress(b"PF00001\tCL0192\n")[:-9])
+    with pytest.raises(InputError, match=r"cut\.tsv\.GZ: cannot be read"):
+        read_clans(tmp_path / "cut.tsv.GZ")
     with pytest.raises(InputError, match="no such file"):
         read_clans(tmp_path / "none.tsv")
 

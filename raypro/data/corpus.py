@@ -18,8 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from raypro.config import InputError, from_plain, to_plain
-from raypro.data.file_kinds import one_line
+from raypro.config import InputError, first_line, from_plain, to_plain
 from raypro.data.statistics import Statistics
 
 FORMAT_VERSION = 1
@@ -263,7 +262,7 @@ def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
     except FileNotFoundError:
         raise InputError(f"{path}: missing; build the corpus again") from None
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path}: cannot be read ({one_line(error)}): changed or damaged; build the corpus again") from None
+        raise InputError(f"{path}: cannot be read ({first_line(error)}): changed or damaged; build the corpus again") from None
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

@@ -25,7 +25,7 @@ def kind_of(path: Path) -> Kind:
     """
     if not path.exists():
         raise InputError(f"{path}: no such file")
-    name = _unpacked_name(path)
+    name = unpacked_name(path)
     if path.is_dir():
         if name.endswith(".lmdb") or (path / "data.mdb").exists():
             return "tape lmdb"
@@ -48,20 +48,16 @@ def is_gzip(path: Path) -> bool:
     return path.suffix.lower() == ".gz"
 
 
+def unpacked_name(path: Path) -> str:
+    """Return a file's name in small letters, without the ending that says it is packed."""
+    return path.name.lower().removesuffix(".gz")
+
+
 def delimiter_of(path: Path) -> str:
     """Return what is between the columns of a table: commas in CSV, tabs in the others."""
-    return "," if _unpacked_name(path).endswith(".csv") else "\t"
+    return "," if unpacked_name(path).endswith(".csv") else "\t"
 
 
 def open_bytes(path: Path) -> BinaryIO:
     """Open a file, plain or gzip, to read what is in it."""
     return cast(BinaryIO, gzip.open(path, "rb")) if is_gzip(path) else path.open("rb")
-
-
-def one_line(error: Exception) -> str:
-    """Return what a reader said of a file, for the line that a person reads."""
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
-
-
-def _unpacked_name(path: Path) -> str:
-    return path.name.lower().removesuffix(".gz")

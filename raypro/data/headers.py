@@ -6,7 +6,8 @@
 """
 
 import csv
-import gzip
+import io
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from raypro.config import InputError
-from raypro.data.file_kinds import is_gzip
+from raypro.data.file_kinds import open_bytes
 from raypro.data.records import binary_buffers, spans, to_text
 
 _FAMILY_WIDTH = 7  # PF and five digits
@@ -44,13 +45,13 @@ def read_clans(path: Path) -> pa.Table:
         raise InputError(f"{path}: no such file; --clans takes Pfam-A.clans.tsv or Pfam-A.clans.tsv.gz")
     clans: dict[str, str] = {}
     try:
-        with gzip.open(path, "rt") if is_gzip(path) else path.open() as file:
+        with io.TextIOWrapper(open_bytes(path), "utf-8", "replace", newline="") as file:
             for line, row in enumerate(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE), start=1):
                 if len(row) < 2 or not row[0].startswith("PF"):
                     raise InputError(f"{path}: line {line}: expected a family PFxxxxx, a tab and its clan; is this Pfam-A.clans.tsv?")
                 if row[1] not in ("", "\\N"):
                     clans[row[0].split(".")[0]] = row[1].split(".")[0]
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, csv.Error) as error:
         raise InputError(f"{path}: cannot be read ({error}); get it again from Pfam's FTP site") from None
     if not clans:
         raise InputError(f"{path}: no family with a clan in it; is this Pfam-A.clans.tsv?")

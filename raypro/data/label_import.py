@@ -27,6 +27,7 @@ from raypro.data.labelled import FORMAT_VERSION, LabelledData, LabelledManifest,
 from raypro.data.place import building_folder, require_free, take_place
 from raypro.data.readers import bytes_of
 from raypro.data.records import RECORDS, Limits, clean
+from raypro.data.tape import Unreadable
 
 REJECTS_FILE = "rejects.tsv"
 
@@ -75,7 +76,7 @@ def import_labelled(
         begin: is called with each file before it is read.
 
     Raises:
-        InputError: a file is missing or damaged, lacks a field, holds a pickle of something else than plain values, or nothing is left.
+        InputError: a file is missing or damaged, lacks a field, or nothing is left.
     """
     out = out.expanduser().absolute()
     require_free(out, overwrite, LabelledManifest)
@@ -147,8 +148,8 @@ def _records(source: Source, fields: Fields, options: ImportOptions, rejects: Re
         for (number, row), sequence in zip(chunk, sequences, strict=True):
             split, id_ = source.split, f"{name}:{number}"
             try:
-                if row is None:
-                    raise Rejected("wrong number of columns")
+                if isinstance(row, Unreadable):
+                    raise Rejected(row.cause, row.detail)
                 id_ = _id(row.get(fields.id) if fields.id else None) or id_
                 if fields.split:
                     split = _split(row.get(fields.split))
@@ -162,7 +163,7 @@ def _records(source: Source, fields: Fields, options: ImportOptions, rejects: Re
 
 def _sequences(chunk: Sequence[Row], field: str) -> list[str | Rejected]:
     """Return the cleaned sequences (:func:`raypro.data.records.clean`), or why there is none."""
-    raw = [(row or {}).get(field) for _, row in chunk]
+    raw = [None if isinstance(row, Unreadable) else row.get(field) for _, row in chunk]
     data = [value.encode("utf-8", "replace") if isinstance(value, str) else value if isinstance(value, bytes) else b"" for value in raw]
     empty = [None] * len(data)
     columns = {"id": empty, "sequence": data, "family": empty, "clan": empty, "taxon": empty, "line": range(len(data))}

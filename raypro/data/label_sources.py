@@ -9,14 +9,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raypro.config import InputError, nearest
-from raypro.data.file_kinds import kind_of
+from raypro.config import InputError, first_line, nearest
+from raypro.data.file_kinds import kind_of, unpacked_name
 from raypro.data.records import to_text
 from raypro.data.tables import delimited_batches, delimited_columns, parquet_columns
-from raypro.data.tape import Unreadable, json_records, lmdb_records
+from raypro.data.tape import NO_OBJECT, Unreadable, json_records, lmdb_records
 
-Row = tuple[int, Mapping[str, Any] | None]
-"""A row's number, from 1, and its fields; None for one that cannot be read."""
+Row = tuple[int, Mapping[str, Any] | Unreadable]
+"""A row's number, from 1, and its fields, or why they cannot be read."""
 
 _BATCH_ROWS = 64
 """Rows of a Parquet file that are Python objects at a time: a row of contacts holds thousands."""
@@ -94,31 +94,28 @@ def fields_of(path: Path) -> list[str]:
     if kind == "fasta":
         raise InputError(f"{path}: no labels in it: FASTA or empty; give CSV, TSV, Parquet, or TAPE's JSON or LMDB")
     for _, fields in read_rows(path, []):
-        return list(fields or {})
-    raise InputError(f"{path}: no record in it; is the download complete?")
+        if isinstance(fields, Mapping):
+            return list(fields)
+    raise InputError(f"{path}: no record with fields in it; is it a TAPE file, and the download complete?")
 
 
 def read_rows(path: Path, fields: Sequence[str]) -> Iterator[Row]:
     """Yield the rows of a file, with ``fields`` at least; a field that is not there is missing or None.
 
     Raises:
-        InputError: the file is damaged, or a record asks for code to be run.
+        InputError: the file is damaged.
     """
     kind = kind_of(path)
     if kind == "table":
         for table, rows, skipped, _ in delimited_batches(path, fields):
             text = pa.table({name: to_text(table[name].combine_chunks()) for name in table.column_names})
-            yield from ((row, None) for row in skipped)
+            yield from ((row, Unreadable("wrong number of columns", "")) for row in skipped)
             yield from zip(rows.tolist(), text.to_pylist(), strict=True)
     elif kind == "parquet":
         yield from enumerate(_parquet_rows(path, fields), start=1)
     else:
         for number, record in enumerate(json_records(path) if kind == "tape json" else lmdb_records(path), start=1):
-            if isinstance(record, Unreadable):
-                raise InputError(f"{path}: record {number} is refused: {record.cause} ({record.detail})")
-            if not isinstance(record, Mapping):
-                raise InputError(f"{path}: record {number}: no object with fields; is it a TAPE file?")
-            yield number, record
+            yield number, record if isinstance(record, Mapping | Unreadable) else Unreadable(NO_OBJECT, type(record).__name__)
 
 
 def choose_field(path: Path, fields: Sequence[str], candidates: Sequence[str], what: str, option: str) -> str:
@@ -140,7 +137,7 @@ def _parquet_rows(path: Path, fields: Sequence[str]) -> Iterator[Mapping[str, An
             for batch in file.iter_batches(_BATCH_ROWS, columns=list(fields)):
                 yield from batch.to_pylist()
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({str(error).splitlines()[0]}); is the download complete?") from None
+        raise InputError(f"{path}: cannot be read ({first_line(error)}); is the download complete?") from None
 
 
 def _present(name: str) -> Path:
@@ -155,7 +152,7 @@ def _is_plain_folder(path: Path) -> bool:
 
 
 def _stem(path: Path) -> str:
-    return path.name.lower().removesuffix(".gz").rsplit(".", 1)[0]
+    return unpacked_name(path).rsplit(".", 1)[0]
 
 
 def _in_folder(folder: Path, prefix: str) -> list[Source]:

@@ -9,9 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from raypro.config import InputError
+from raypro.config import InputError, first_line
 from raypro.data.corpus import Corpus
-from raypro.data.file_kinds import one_line
 from raypro.data.gather import Gathered
 from raypro.data.readers import Piece
 from raypro.data.records import DUPLICATE
@@ -70,7 +69,7 @@ def check_rejects(corpus: Corpus) -> None:
                 causes = batch["cause"].value_counts()
                 counted.update(dict(zip(causes.field("values").to_pylist(), causes.field("counts").to_pylist(), strict=True)))
         except (pa.ArrowException, OSError) as error:
-            raise InputError(f"{path}: cannot be read ({one_line(error)}); build the corpus again") from None
+            raise InputError(f"{path}: cannot be read ({first_line(error)}); build the corpus again") from None
     elif corpus.manifest.rejected != "{}":
         raise InputError(f"{path}: missing; build the corpus again")
     corpus.require_said("rejected", dict(counted))

@@ -12,7 +12,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raypro.config import InputError
+from raypro.config import InputError, first_line
+from raypro.data.file_kinds import delimiter_of, is_gzip
 
 ENDINGS = (".parquet", ".csv", ".csv.gz", ".tsv", ".tsv.gz")
 
@@ -44,10 +45,9 @@ class TableWriter:
             if path.name.endswith(".parquet"):
                 self._file: Any = pq.ParquetWriter(self._temporary, schema, compression="zstd")
             else:
-                opened = gzip.open if path.suffix == ".gz" else open
+                opened = gzip.open if is_gzip(path) else open
                 self._file = opened(self._temporary, "wt", encoding="utf-8", newline="")
-                delimiter = "\t" if path.name.endswith((".tsv", ".tsv.gz")) else ","
-                self._rows = csv.writer(self._file, delimiter=delimiter, lineterminator="\n")
+                self._rows = csv.writer(self._file, delimiter=delimiter_of(path), lineterminator="\n")
                 self._rows.writerow(schema.names)
 
     def write(self, columns: dict[str, list[Any]]) -> None:
@@ -81,7 +81,7 @@ class TableWriter:
         try:
             yield
         except OSError as error:
-            raise InputError(f"{self.path}: cannot be written ({error.strerror or str(error).splitlines()[0]})") from None
+            raise InputError(f"{self.path}: cannot be written ({error.strerror or first_line(error)})") from None
 
 
 def _text(value: Any) -> Any:

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from raypro.config import InputError, nearest
-from raypro.data.file_kinds import delimiter_of, is_gzip, one_line, open_bytes
+from raypro.config import InputError, first_line, nearest
+from raypro.data.file_kinds import delimiter_of, is_gzip, open_bytes
 from raypro.data.records import RECORDS, REJECTS, to_text
 
 _BLOCK_BYTES = 16 << 20
@@ -48,7 +49,7 @@ def parquet_columns(path: Path) -> list[str]:
     try:
         return list(pq.read_schema(path).names)
     except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{path}: not a readable Parquet file ({one_line(error)})") from None
+        raise InputError(f"{path}: not a readable Parquet file ({first_line(error)})") from None
 
 
 def require_column(path: Path, columns: list[str], name: str) -> None:
@@ -108,7 +109,7 @@ def delimited_batches(
             yield pa.Table.from_batches([batch]), rows, passed[reported:].tolist(), lines.of_rows
             reported = len(passed)
     except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{path}: cannot be read as a table ({one_line(error)})") from None
+        raise InputError(f"{path}: cannot be read as a table ({first_line(error)})") from None
 
 
 class _Lines:
@@ -166,7 +167,7 @@ def read_parquet(path: Path, sequence_column: str, first_group: int, last_group:
                 row += batch.num_rows
                 yield _records(pa.Table.from_batches([batch]), wanted, rows, rows, path)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
-        raise InputError(f"{path}: cannot be read ({one_line(error)})") from None
+        raise InputError(f"{path}: cannot be read ({first_line(error)})") from None
 
 
 def _wanted(columns: list[str], sequence_column: str) -> dict[str, str]:
@@ -178,18 +179,18 @@ def _wanted(columns: list[str], sequence_column: str) -> dict[str, str]:
 
 
 def _records(table: pa.Table, wanted: dict[str, str], rows: np.ndarray, lines: np.ndarray, path: Path) -> pa.Table:
-    sequence = pa.compute.fill_null(_bytes(table[wanted["sequence"]]), b"")
+    sequence = pc.fill_null(_bytes(table[wanted["sequence"]]), b"")
     columns: dict[str, pa.Array] = {"sequence": sequence, "line": pa.array(lines, pa.int64())}
     for name in ("id", "family", "clan", "taxon"):
         columns[name] = to_text(_bytes(table[wanted[name]])) if name in wanted else pa.nulls(len(rows), pa.string())
     if "id" in wanted:
-        columns["id"] = pa.compute.fill_null(columns["id"], "")
+        columns["id"] = pc.fill_null(columns["id"], "")
     else:
         stem = path.name.removesuffix(path.suffix if is_gzip(path) else "").rsplit(".", 1)[0]
         columns["id"] = pa.array([f"{stem}:{row}" for row in rows.tolist()], pa.string())
     for name in ("family", "clan", "taxon"):
-        empty = pa.compute.fill_null(pa.compute.equal(columns[name], ""), False)
-        columns[name] = pa.compute.replace_with_mask(columns[name], empty, pa.scalar(None, pa.string()))
+        empty = pc.fill_null(pc.equal(columns[name], ""), False)
+        columns[name] = pc.replace_with_mask(columns[name], empty, pa.scalar(None, pa.string()))
     return pa.table({name: columns[name] for name in RECORDS.names}, schema=RECORDS)
 
 

@@ -26,8 +26,12 @@ from raypro.data.records import CAUSES, EMPTY, RECORDS, REJECTS
 _BATCH = 1 << 14
 _READ_CHARACTERS = 1 << 20
 _LONGEST_RECORD = 1 << 26
-_NEXT_RECORD = re.compile(r"[,\n]\s*\{")
-_NO_OBJECT, _NO_FIELD, _NO_JSON = "no object with fields", "no field 'primary', which holds the sequence", "not valid JSON"
+_SHOWN = 40
+"""Characters of a broken record that are shown."""
+_BLANK = " \t\r\n"
+_BETWEEN = _BLANK + ",]"
+_NEXT_LINE, _NEXT_IN_LIST = re.compile(r"\n\s*\{"), re.compile(r",\s*\{")
+NO_OBJECT, _NO_FIELD, _NO_JSON = "no object with fields", "no field 'primary', which holds the sequence", "not valid JSON"
 _NO_TEXT, _REFUSED = "a sequence that is no text", "a pickle that is damaged or asks for more than plain values and numpy arrays"
 _ADMITTED = {("numpy", "ndarray"), ("numpy", "dtype")} | {
     (f"numpy.{core}.{module}", name)  # numpy 1 and 2 call the package differently
@@ -152,53 +156,95 @@ def _count_of(path: Path, data: bytes) -> int:
 
 def _json_values(path: Path, file: TextIO) -> Iterator[Any]:
     """The values of a JSON list, or values one after the other, read piece by piece."""
-    decoder, text, number = json.JSONDecoder(), "", 0
-    while more := file.read(_READ_CHARACTERS):
-        text = (text + more).lstrip(" \t\r\n[,]")
-        if text and number == 0 and not text.startswith("{"):
-            raise InputError(f"{path}: record 1: expected an object with the field 'primary', found {text[:20]!r}")
+    decoder, text, number, listed, ended = json.JSONDecoder(), "", 0, False, False
+    while not ended:
+        more = file.read(_READ_CHARACTERS)
+        ended = not more
+        text = (text + (more or "\n")).lstrip(_BETWEEN)  # the last value is read like one that others follow
+        if number == 0:
+            listed = listed or text.startswith("[")
+            text = text.lstrip(_BETWEEN + "[")
+            if text and not text.startswith("{"):
+                raise InputError(f"{path}: record 1: expected an object with the field 'primary', found {text[:20]!r}")
         at = 0
         while at < len(text):
-            value, end = _next_value(decoder, text, at)
+            value, end = _next_value(decoder, text, at, listed, ended)
             if value is None or (end == len(text) and not isinstance(value, dict)):
                 break  # not whole yet
             number += 1
             yield value
             at = end
-            while at < len(text) and text[at] in " \t\r\n,]":
+            while at < len(text) and text[at] in _BETWEEN:
                 at += 1
         text = text[at:]
         if len(text) > _LONGEST_RECORD:
             raise InputError(f"{path}: record {number + 1} is no JSON, or longer than {_LONGEST_RECORD >> 20} million characters")
     if text:
-        raise InputError(f"{path}: record {number + 1} is not valid JSON; is the download complete?")
+        if not _ends_whole(text.rstrip(_BLANK + ",")):
+            raise InputError(f"{path}: record {number + 1} is not valid JSON; is the download complete?")
+        yield _broken(text)
 
 
-def _next_value(decoder: json.JSONDecoder, text: str, at: int) -> tuple[Any, int]:
-    """Return the value at a place of ``text`` and where it ends; None where it is not whole yet.
-
-    After a value that is no JSON, whatever more comes, reading goes on at the next brace that follows a comma or begins a line.
-    """
+def _next_value(decoder: json.JSONDecoder, text: str, at: int, listed: bool, ended: bool) -> tuple[Any, int]:
+    """Return the value at a place of ``text`` and where it ends; None where it is not whole yet."""
     try:
         value, end = decoder.raw_decode(text, at)
-        return (Unreadable(_NO_OBJECT, "null") if value is None else value), end
+        return (Unreadable(NO_OBJECT, "null") if value is None else value), end
     except (ValueError, RecursionError) as error:
-        unfinished = isinstance(error, json.JSONDecodeError) and (error.pos > len(text) - 16 or error.msg.startswith("Unterminated"))
-    found = None if unfinished else _NEXT_RECORD.search(text, at + 1)
-    return (Unreadable(_NO_JSON, text[at : at + 40]), found.end() - 1) if found else (None, at)
+        near_end = isinstance(error, json.JSONDecodeError) and (error.pos > len(text) - 16 or error.msg.startswith("Unterminated"))
+    found = None if near_end and not ended else _next_record(text, at, listed)
+    return (None, at) if found is None else (_broken(text[at:found]), found)
+
+
+def _broken(text: str) -> Unreadable:
+    return Unreadable(_NO_JSON, text.rstrip(_BLANK + ",")[:_SHOWN])
+
+
+def _next_record(text: str, at: int, listed: bool) -> int | None:
+    """Return where the record begins that follows a broken one, None where that is not in sight.
+
+    Outside a list it begins a line. In a list it follows a comma, where as many braces or as many brackets have been closed as were
+    opened since the broken record began: an object inside that record follows a comma in a list of its own only.
+    """
+    if not listed:
+        found = _NEXT_LINE.search(text, at + 1)
+        return found.end() - 1 if found else None
+    braces, brackets, counted = 0, 0, at
+    for found in _NEXT_IN_LIST.finditer(text, at + 1):
+        part, counted = text[counted : found.start()], found.start()
+        braces, brackets = braces + _unclosed(part, "{}"), brackets + _unclosed(part, "[]")
+        if braces <= 0 or brackets <= 0:
+            return found.end() - 1
+    return None
+
+
+def _ends_whole(text: str) -> bool:
+    """Return whether a broken record at the end of a file is there to its end: it closes its braces, or the list of records is closed."""
+    return text.endswith(("}", "]")) and (_unclosed(text, "{}") <= 0 or _unclosed(text, "[]") < 0)
+
+
+def _unclosed(text: str, pair: str) -> int:
+    return text.count(pair[0]) - text.count(pair[1])
 
 
 def _tables(path: Path, values: Iterable[Any]) -> Iterator[tuple[pa.Table, pa.Table]]:
     numbered = enumerate(values, start=1)
     while batch := list(islice(numbered, _BATCH)):
-        causes = [_fault(value) for _, value in batch]
-        rows = [_row(path, number, value) for (number, value), cause in zip(batch, causes, strict=True) if not cause]
-        rejects = [
-            {"line": number, "id": _id(path, number, value), "cause": cause}
-            for (number, value), cause in zip(batch, causes, strict=True)
-            if cause
-        ]
-        yield pa.Table.from_pylist(rows, RECORDS), pa.Table.from_pylist(rejects, REJECTS)
+        good: list[tuple[int, Mapping[str, Any]]] = []
+        rejects: list[dict[str, Any]] = []
+        for number, value in batch:
+            if cause := _fault(value):
+                rejects.append({"line": number, "id": _id(path, number, value), "cause": cause})
+            else:
+                good.append((number, value))
+        columns = {
+            "id": [_id(path, number, value) for number, value in good],
+            "sequence": [_bytes(value["primary"]) for _, value in good],
+            **{name: [_group(value.get(name)) for _, value in good] for name in ("family", "clan")},
+            "taxon": pa.nulls(len(good), pa.string()),
+            "line": [number for number, _ in good],
+        }
+        yield pa.table(columns, schema=RECORDS), pa.Table.from_pylist(rejects, REJECTS)
 
 
 def _fault(value: Any) -> str:
@@ -206,7 +252,7 @@ def _fault(value: Any) -> str:
     if isinstance(value, Unreadable):
         return value.cause
     if not isinstance(value, Mapping):
-        return _NO_OBJECT
+        return NO_OBJECT
     sequence = value.get("primary", _NO_FIELD)
     if sequence is _NO_FIELD:
         return _NO_FIELD
@@ -215,16 +261,17 @@ def _fault(value: Any) -> str:
     return "" if isinstance(sequence, str | bytes) else _NO_TEXT
 
 
-def _row(path: Path, number: int, value: Mapping[str, Any]) -> dict[str, Any]:
-    sequence = value["primary"]
-    groups = {name: None if value.get(name) is None else _text(value[name]) for name in ("family", "clan")}
-    as_bytes = sequence if isinstance(sequence, bytes) else sequence.encode("utf-8", "replace")
-    return {"id": _id(path, number, value), "sequence": as_bytes, **groups, "taxon": None, "line": number}
+def _bytes(sequence: str | bytes) -> bytes:
+    return sequence if isinstance(sequence, bytes) else sequence.encode("utf-8", "replace")
 
 
 def _id(path: Path, number: int, value: Any) -> str:
     found = value.get("id") if isinstance(value, Mapping) else None
     return f"{path.name}:{number}" if found is None else _text(found)
+
+
+def _group(value: Any) -> str | None:
+    return None if value is None else _text(value)
 
 
 def _text(value: Any) -> str:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from raypro.config import InputError
 from raypro.core.alphabet import LETTERS
+from raypro.data.file_kinds import unpacked_name
 
 A3M_ANNOTATION = ("ss_pred", "ss_conf", "ss_dssp", "sa_dssp", "aa_dssp", "aa_pred")
 """Rows that HH-suite writes into A3M and that are no sequences: secondary structure, accessibility, confidence."""
@@ -177,7 +178,7 @@ def _read_stockholm(path: Path, lines: Iterator[tuple[int, str]]) -> list[tuple[
 
 
 def _is_a3m(path: Path, rows: Sequence[tuple[str, str]]) -> bool:
-    if path.name.lower().removesuffix(".gz").endswith((".a3m", ".a2m")):
+    if unpacked_name(path).endswith((".a3m", ".a2m")):
         return True
     return len({len(row) for _, row in rows}) > 1 and len({len(row.translate(_NO_INSERTIONS)) for _, row in rows}) == 1
 
