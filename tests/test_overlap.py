@@ -89,12 +89,20 @@ def test_counts_are_of_the_rows_of_the_evaluation_set(world: Path, capsys: pytes
     assert "Evaluation sequences in the corpus" in said and "fold/test" in said and "2 + 1" in said
 
 
-def test_a_new_measurement_replaces_its_task_and_keeps_the_others(world: Path) -> None:
+def test_a_new_measurement_replaces_that_of_the_same_data_and_keeps_the_others(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
     labelled(world / "other", test=random_sequences(3, 30, 30))
     for tasks, splits in (((world / "fold", world / "other"), ()), ((world / "fold",), ("train", "test"))):
         overlap_command(world / "corpus", tasks, splits=splits)
     found = [(o.task, o.split, o.identical) for o in Corpus.open(world / "corpus").manifest.overlaps]
-    assert found == [("other", "test", 0), ("fold", "train", 1), ("fold", "test", 2)]
+    assert found == [("fold", "valid", 0), ("other", "test", 0), ("fold", "train", 1), ("fold", "test", 2)]
+    published = labelled(world / "published" / "fold", test=random_sequences(2, 30, 30, seed=4))
+    overlap_command(world / "corpus", (published.path,))
+    both = [o for o in Corpus.open(world / "corpus").manifest.overlaps if (o.task, o.split) == ("fold", "test")]
+    assert [(o.rows, o.identical) for o in both] == [(5, 2), (2, 0)]
+    capsys.readouterr()
+    show_command(world / "corpus")
+    said = capsys.readouterr().out
+    assert all(f"fold/test {o.sha256[:8]}" in said for o in both) and "fold/valid " in said
 
 
 @pytest.mark.parametrize("tasks", [("missing",), ("corpus",), ("trained",), ("fold", "deeper/fold"), ()])

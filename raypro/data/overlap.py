@@ -84,7 +84,8 @@ def scan_all(corpus: Corpus, targets: Targets, run: Map = here) -> Iterable[Foun
 def record(corpus: Corpus, sets: Sequence[EvaluationSet], found: Iterable[Found], measure: str) -> list[Overlap]:
     """Count and list what was found: ``overlap-TASK.tsv`` beside the manifest, and the counts in the manifest.
 
-    The counts of a task replace those of an earlier measurement of it; other tasks' stay. The corpus' checksum stays the same.
+    Counts replace those of an earlier measurement of the same data, known by their checksum, whatever their folder is called; all others
+    stay. A list is that of the last measurement of a task of its name. The corpus' checksum stays the same.
 
     Args:
         corpus: the corpus.
@@ -112,7 +113,8 @@ def record(corpus: Corpus, sets: Sequence[EvaluationSet], found: Iterable[Found]
         for task, path in files.items():
             os.replace(temporary[task], path)
         manifest = Corpus.open(corpus.path).manifest
-        kept = [overlap for overlap in manifest.overlaps if overlap.task not in tasks]
+        measured = {its.sha256 for its in sets}
+        kept = [overlap for overlap in manifest.overlaps if overlap.sha256 not in measured]
         write_manifest(corpus.path, dataclasses.replace(manifest, overlaps=(*kept, *overlaps)))
     except OSError as error:
         raise InputError(f"{corpus.path}: the overlap cannot be measured or written ({error}); check the corpus and its folder") from None

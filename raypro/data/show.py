@@ -49,13 +49,18 @@ def show(corpus: Corpus, console: Console | None = None) -> None:
 
 
 def overlap_table(overlaps: Sequence[Overlap]) -> Table:
-    """Return what is known of overlaps with evaluation sets, in their rows; of each split of the corpus: identical + near."""
+    """Return what is known of overlaps with evaluation sets, in their rows; of each split of the corpus: identical + near.
+
+    Sets of one name are told apart by the beginning of their checksums.
+    """
     by_split = [json.loads(overlap.by_corpus_split) for overlap in overlaps]
     shown = [split for split in SPLITS if any(any(counts[split].values()) for counts in by_split)]
     table = _table("Evaluation sequences in the corpus", "evaluation set", "rows", "identical", "near", *(f"in {split}" for split in shown))
-    for overlap, counts in zip(overlaps, by_split, strict=True):
+    names = [f"{overlap.task}/{overlap.split}" for overlap in overlaps]
+    for overlap, name, counts in zip(overlaps, names, by_split, strict=True):
         each = (f"{counts[split]['identical']:,} + {counts[split]['near']:,}" for split in shown)
-        table.add_row(escape(f"{overlap.task}/{overlap.split}"), f"{overlap.rows:,}", f"{overlap.identical:,}", f"{overlap.near:,}", *each)
+        shown_name = name if names.count(name) == 1 else f"{name} {overlap.sha256[:8]}"
+        table.add_row(escape(shown_name), f"{overlap.rows:,}", f"{overlap.identical:,}", f"{overlap.near:,}", *each)
     return table
 
 
