@@ -13,6 +13,7 @@ import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -181,26 +182,8 @@ def build_synthetic(
         require_free(out, overwrite)  # again: another build may have ended meanwhile
         new = folder / "corpus"
         new.mkdir()
-        statistics = Statistics()
-        files: list[CorpusFile] = []
-        for split, table in _splits(tables[:families], tables[families:], seed).items():
-            files += write_split(new, split, [table], row_group_rows, statistics=statistics)
         _write_contacts(new / CONTACTS_FILE, members, length)
-        manifest = Manifest(
-            version=FORMAT_VERSION,
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            row_group_rows=row_group_rows,
-            files=tuple(files),
-            split_rule=f"whole families held out as test: {held_out}; valid: {VALID_SHARE:.0%} of the rest by a seeded hash ({seed})",
-            sources=(f"synthetic: Potts models of {families + held_out} families of {length} residues, {sequences} sequences each",),
-            options=json.dumps(recipe),
-            rejected="{}",
-            residue_counts=statistics.residue_counts(),
-            length_histogram=statistics.length_histogram(),
-            contacts=CONTACTS_FILE,
-            contacts_sha256=sha256_of(new / CONTACTS_FILE),
-        )
-        write_manifest(new, manifest)
+        _write(new, _splits(tables[:families], tables[families:], seed), recipe)
         take_place(new, out)
     return Corpus.open(out)
 
@@ -261,6 +244,30 @@ def _splits(trained: list[pa.Table], held_out: list[pa.Table], seed: int) -> dic
 def _in_validation(sequence: str, seed: int) -> bool:
     digest = hashlib.blake2b(sequence.encode(), digest_size=8, key=str(seed).encode()).digest()
     return int.from_bytes(digest) < VALID_SHARE * 2**64
+
+
+def _write(folder: Path, splits: dict[str, pa.Table], recipe: dict[str, Any]) -> None:
+    """Write the splits, and the manifest that makes of them and the contacts in ``folder`` a corpus."""
+    families, length, sequences, held_out, seed = (recipe[name] for name in ("families", "length", "sequences", "held_out", "seed"))
+    statistics = Statistics()
+    files: list[CorpusFile] = []
+    for split, table in splits.items():
+        files += write_split(folder, split, [table], recipe["row_group_rows"], statistics=statistics)
+    manifest = Manifest(
+        version=FORMAT_VERSION,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        row_group_rows=recipe["row_group_rows"],
+        files=tuple(files),
+        split_rule=f"whole families held out as test: {held_out}; valid: {VALID_SHARE:.0%} of the rest by a seeded hash ({seed})",
+        sources=(f"synthetic: Potts models of {families + held_out} families of {length} residues, {sequences} sequences each",),
+        options=json.dumps(recipe),
+        rejected="{}",
+        residue_counts=statistics.residue_counts(),
+        length_histogram=statistics.length_histogram(),
+        contacts=CONTACTS_FILE,
+        contacts_sha256=sha256_of(folder / CONTACTS_FILE),
+    )
+    write_manifest(folder, manifest)
 
 
 def _write_contacts(path: Path, families: list[Family], length: int) -> None:
