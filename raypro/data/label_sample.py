@@ -47,6 +47,7 @@ def sample(data: LabelledData, out: Path, residues: int, seed: int = 0) -> Label
         return there
     require_free(out, overwrite=False, manifest=LabelledManifest)
     with building_folder(out) as folder:
+        require_free(out, overwrite=False, manifest=LabelledManifest)  # again: another one may have been drawn meanwhile
         new = folder / "data"
         new.mkdir()
         files = [_write(data, file, new, drawn.get(file.split)) for file in data.manifest.files]
