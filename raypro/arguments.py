@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import inspect
 import io
 import re
 import sys
@@ -74,7 +75,7 @@ def _deferred(command: Callable[..., Any]) -> Callable[..., Callable[[], Any]]:
 
     @functools.wraps(command)
     def later(*args: Any, **kwargs: Any) -> Callable[[], Any]:
-        require_finite([*args, kwargs])
+        require_finite(inspect.signature(command).bind(*args, **kwargs).arguments)
         return functools.partial(command, *args, **kwargs)
 
     return later

@@ -106,7 +106,7 @@ class Experiment:
     @classmethod
     def from_plain(cls, plain: Any) -> "Experiment":
         """Return the experiment that :meth:`to_plain` was called on; strict."""
-        experiment: Experiment = from_plain(cls, plain)
+        experiment: Experiment = from_plain(cls, as_shares(plain))
         return experiment
 
 
@@ -174,5 +174,25 @@ AnyExperiment = Experiment | FineTuning
 
 def experiment_of(plain: Any) -> AnyExperiment:
     """Return the experiment of either kind that ``to_plain`` was called on; strict."""
-    experiment: AnyExperiment = from_plain(AnyExperiment, plain)
+    experiment: AnyExperiment = from_plain(AnyExperiment, as_shares(plain))
     return experiment
+
+
+def as_shares(plain: Any) -> Any:
+    """Return a saved experiment with the changes of accumulation as shares of the budget's steps: an older raypro saved them in steps.
+
+    Raises:
+        InputError: the budget has no steps that they could be a share of.
+    """
+    try:
+        changes, steps = plain["batches"]["accumulation_changes"], plain["budget"]["steps"]
+        in_steps = any(isinstance(first, int) and first >= 1 for first, _ in changes)
+    except (KeyError, TypeError, ValueError):  # not there, or not what it should be: that is said by its field's name
+        return plain
+    if not in_steps:
+        return plain
+    if not steps:
+        said = f"{changes} are steps, as an older raypro saved them"
+        raise InputError(f"batches.accumulation_changes: {said}; give shares of the budget's steps, and budget.steps")
+    shares = [[first / steps, batches] for first, batches in changes if first < steps]
+    return {**plain, "batches": {**plain["batches"], "accumulation_changes": shares}}

@@ -52,15 +52,11 @@ class Finetuning:
         """Return the state before the first step."""
         experiment = self.experiment
         model = initial_model(experiment, self.start)
-        steps = -(-len(self.splits["train"].examples) // experiment.batches.size)
-        budget = experiment.budget
-        limits = [limit for limit in (budget.steps, budget.epochs * steps if budget.epochs else None) if limit]
         state = TrainState(
             experiment.task,
             model,
             experiment.optimizer,
             seed=experiment.seed,
-            total_steps=min(limits, default=None),
             device=device,
             bf16=experiment.precision == "bf16",
         )
@@ -81,6 +77,12 @@ class Finetuning:
             epochs=self.experiment.budget.epochs,
             cursor=cursor,
         )
+
+    def last_step(self, state: TrainState, cursor: dict[str, Any] | None) -> int | None:
+        """Return the step at which the budget ends, however often training is resumed; None where only minutes end it."""
+        budget, batches = self.experiment.budget, self.experiment.batches
+        epochs = budget.epochs * -(-len(self.splits["train"].examples) // batches.size) if budget.epochs else None
+        return min((limit for limit in (budget.steps, epochs) if limit), default=None)
 
     @cached_property
     def held_out(self) -> list[tuple[np.ndarray, LabelledBatch]]:

@@ -38,7 +38,6 @@ class Pretraining:
             experiment.objective.build(experiment.encoder.build()),
             experiment.optimizer,
             seed=experiment.seed,
-            total_steps=decay_ends(experiment, device),
             device=device,
             bf16=experiment.precision == "bf16",
         )
@@ -61,6 +60,10 @@ class Pretraining:
             device=device,
         )
 
+    def last_step(self, state: TrainState, cursor: dict[str, Any] | None) -> int | None:
+        """Return :func:`last_step` of the experiment."""
+        return last_step(self.experiment, state, Cursor.from_plain(cursor) if cursor else None)
+
     @cached_property
     def held_out(self) -> list[Batch]:
         """This worker's share of the validation sequences."""
@@ -77,25 +80,27 @@ def decays_with_budget(experiment: Experiment) -> bool:
     return any(rate.decay == "linear" and rate.decay_steps is None for rate in rates)
 
 
-def decay_ends(experiment: Experiment, device: torch.device) -> int | None:
+def last_step(experiment: Experiment, state: TrainState, cursor: Cursor | None) -> int | None:
     """Return the step at which the budget ends, for rates that fall until then; None where only minutes end it. All workers must call it.
 
-    Epochs are counted exactly, for this number of workers and from the corpus alone: a resumed run finds the same step. Residues are
-    reckoned by their mean over an epoch.
+    Epochs are counted exactly, for this number of workers: what is left from the cursor on, after the state's step. Residues are reckoned
+    by their mean over an epoch, since there are so many workers. So a run that goes on by as many workers finds the same step.
     """
     budget = experiment.budget
     if not decays_with_budget(experiment) or (budget.epochs is None and budget.residues is None):
         return budget.steps
     plan = data_plan(experiment)
-    batches, residues = count_batches(plan, device)
+    batches, residues = count_batches(plan, state.device)
     limits = [budget.steps] if budget.steps else []
     if budget.epochs:
-        limits.append(steps_of_epochs(experiment, plan, batches, budget.epochs))
+        first = cursor.dealt_to(world_size()) if cursor else plan.start(0, world_size())
+        limits.append(end_of_epochs(experiment, plan, batches, budget.epochs, first, state.step))
     if budget.residues:
         players = players_of(experiment.objective)
         of_encoder = sum(player.steps for player in players if player.trains_encoder) / sum(player.steps for player in players)
-        each = residues / steps_of_epochs(experiment, plan, batches, 1)
-        limits.append(math.ceil(budget.residues / (each * of_encoder)))
+        each = residues / end_of_epochs(experiment, plan, batches, 1, plan.start(0, world_size()), 0)
+        _, since, used = state.workers_since
+        limits.append(since + math.ceil((budget.residues - used) / (each * of_encoder)))
     return min(limits)
 
 
@@ -111,18 +116,30 @@ def count_batches(plan: Plan, device: torch.device) -> tuple[list[int], int]:
     return every, total
 
 
-def steps_of_epochs(experiment: Experiment, plan: Plan, batches: Sequence[int], epochs: int) -> int:
-    """Return the steps of so many epochs; no more than the budget's steps are counted."""
-    steps, most = 0, experiment.budget.steps or math.inf
-    for epoch in range(epochs):
-        deal = [batches[window] for window, _ in plan.start(epoch, world_size()).deal]
-        left = max(sum(deal[worker :: world_size()]) for worker in range(world_size()))
-        while left > 0 and steps < most:
-            left -= experiment.batches.accumulation_at(experiment.budget.steps, steps)
-            steps += 1
-        if steps >= most:
+def end_of_epochs(experiment: Experiment, plan: Plan, batches: Sequence[int], epochs: int, first: Cursor, step: int) -> int:
+    """Return the step at which so many epochs end, of which ``first`` is left after ``step``; of a budget's steps no more are looked at.
+
+    Args:
+        experiment: says how many batches make a step.
+        plan: of the training split.
+        batches: of each window.
+        epochs: of a run from its beginning.
+        first: how far this number of workers has come.
+        step: the steps taken up to there.
+    """
+    workers, most = range(world_size()), experiment.budget.steps or math.inf
+    for epoch in range(first.epoch, epochs):
+        present = first if epoch == first.epoch else plan.start(epoch, world_size())
+        left = max(sum(batches[task.window] - task.first for task in present.hand(worker)) for worker in workers)
+        if not experiment.batches.accumulation_changes:
+            step += math.ceil(left / experiment.batches.accumulation)
+            left = 0
+        while left > 0 and step < most:
+            left -= experiment.batches.accumulation_at(experiment.budget.steps, step)
+            step += 1
+        if step >= most:
             break
-    return steps
+    return step
 
 
 def data_plan(experiment: Experiment, split: str = "train") -> Plan:

@@ -1,6 +1,7 @@
 """What one training worker does, whatever it trains, on Ray or not: a job in, checkpoints and a record out."""
 
 import json
+import math
 import os
 import shutil
 import time
@@ -28,7 +29,7 @@ Report = Callable[[dict[str, float], Path | None], None]
 RESUMED = "resumed_at_step"
 """Tag of a run that went on from a checkpoint: the step of the last time."""
 WARNING = "warning"
-"""Tag of a run in which something is wrong that does not end it: what, and since when."""
+"""Tag of a run in which something is wrong that does not end it: all of that, and for how long when it was said."""
 RECORD = "record"
 """Folder, within the run's, of the record of sequences used."""
 
@@ -65,6 +66,12 @@ class Job(Protocol):
     def source(self, cursor: dict[str, Any] | None, step: int, device: torch.device) -> Source:
         """Return this worker's steps after ``step``, from a source's cursor on."""
 
+    def last_step(self, state: TrainState, cursor: dict[str, Any] | None) -> int | None:
+        """Return the step at which the budget ends, for rates that fall until then; None where that is not known.
+
+        Every worker must call it, with the state as it goes on and the cursor of a source.
+        """
+
     def judge(self, state: TrainState) -> dict[str, float]:
         """Return validation metrics over all workers, ``loss`` among them; the same data, masked the same, every time."""
 
@@ -80,7 +87,8 @@ def train(job: Job, run: Path, report: Report, resume: Path | None) -> TrainStat
     """
     device = torch.device("cuda", torch.cuda.current_device()) if job.experiment.workers.gpus else torch.device("cpu")
     state = job.state(device)
-    cursor = _restore(state, resume) if resume else None
+    cursor = _restore(state, resume, job.experiment.selected_by[0]) if resume else None
+    state.total_steps = job.last_step(state, cursor)
     if rank() == 0:
         forget_after(run, state.step)
     broadcast_model(state.model)
@@ -96,10 +104,12 @@ def train(job: Job, run: Path, report: Report, resume: Path | None) -> TrainStat
     return state
 
 
-def _restore(state: TrainState, path: Path) -> dict[str, Any]:
-    saved = checkpoint.load_training(path)
-    checkpoint.load_weights(state.model, checkpoint.load(path))
+def _restore(state: TrainState, path: Path, selected: str) -> dict[str, Any]:
+    saved, found = checkpoint.load_training(path), checkpoint.load(path)
+    checkpoint.load_weights(state.model, found)
     state.load_state_dict(saved)
+    if selected not in found.metrics:  # an older raypro's, which chose by another metric: its best does not compare
+        state.best, state.stale = math.inf, 0
     cursor: dict[str, Any] = saved["cursor"]
     return cursor
 
@@ -111,6 +121,7 @@ class Hooks:
         self.job, self.experiment, self.run, self.source, self.report = job, job.experiment, run, source, report
         self.outbox = Outbox(run, "worker") if rank() == 0 else None
         self.validated_at = state.step if state.step else -1
+        self.watched_at = state.step
         self.process = psutil.Process()
 
     def __call__(self, state: TrainState) -> bool:
@@ -164,13 +175,15 @@ class Hooks:
         objective = state.objective
         if not isinstance(objective, Watched):
             return
-        wrong = objective.warning(means)
-        if not wrong or wrong in state.warnings:
-            state.well_at = state.step
-        elif state.step - state.well_at >= objective.warn_after:
-            state.warnings = (*state.warnings, wrong)
-            if self.outbox:
-                self.outbox.tags({WARNING: f"{wrong} (for {state.step - state.well_at} steps, at step {state.step})"})
+        state.wrong_since = {wrong: state.wrong_since.get(wrong, self.watched_at) for wrong in objective.warnings(means)}
+        self.watched_at = state.step
+        lasting = {wrong: state.step - since for wrong, since in state.wrong_since.items() if state.step - since >= objective.warn_after}
+        new = {
+            wrong: f"{wrong} (for {steps} steps, at step {state.step})" for wrong, steps in lasting.items() if wrong not in state.warnings
+        }
+        state.warnings |= new
+        if new and self.outbox:
+            self.outbox.tags({WARNING: "; ".join(state.warnings.values())})
 
     def validate(self, state: TrainState) -> None:
         """Judge the model, keep the record of what was used, and write a checkpoint."""

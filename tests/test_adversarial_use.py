@@ -197,11 +197,11 @@ def test_a_noiser_with_one_way_of_masking_left_is_seen_with_either_choice(choice
     torch.manual_seed(0)
     state = TrainState(objective, objective.build(TINY.build()), Adam(1e-3, warmup_steps=0))
     batch = batch_of(*random_sequences(20, 60, 80))
-    assert objective.warning(evaluate(state, [batch])) is None
+    assert objective.warnings(evaluate(state, [batch])) == ()
     with torch.no_grad():
         state.model.noiser.scores.bias[1] = 60.0  # of MASK
     means = evaluate(state, [batch])
-    assert objective.warning(means) == "the noiser has one way of masking left: mask"
+    assert objective.warnings(means) == ("the noiser has one way of masking left: mask",)
     assert choice == "top" or means["noiser/masked_of_budget"] < 0.9
 
 
@@ -234,7 +234,7 @@ COLLAPSED = {
 def test_a_collapsed_noiser_is_warned_of_after_so_many_steps_and_not_before(name: str, message: str, tmp_path: Path) -> None:
     objective = Adversarial(warn_after=30)
     job = SimpleNamespace(experiment=tiny_experiment(tmp_path, objective=objective))
-    state = SimpleNamespace(objective=objective, step=0, well_at=0, warnings=())
+    state = SimpleNamespace(objective=objective, step=0, wrong_since={}, warnings={})
     hooks = Hooks(job, tmp_path, None, None, state)
 
     def watch(means: dict[str, float], steps: range) -> list[str]:
@@ -251,4 +251,24 @@ def test_a_collapsed_noiser_is_warned_of_after_so_many_steps_and_not_before(name
     other = COLLAPSED["entropy" if name != "entropy" else "option"]
     assert len(watch(COLLAPSED[name], range(200, 240, 10))) == 1  # of the same no more
     assert len(watch(other, range(240, 260, 10))) == 1
-    assert watch(other, range(260, 300, 10))[1].endswith("(for 30 steps, at step 260)")  # of another as soon as it has lasted
+    said = watch(other, range(260, 300, 10))[1]  # of another as soon as it has lasted, beside the first
+    assert said.startswith(f"{warnings[0]}; ") and said.endswith("(for 30 steps, at step 260)")
+
+
+def test_of_two_faults_each_is_counted_and_both_are_said(tmp_path: Path) -> None:
+    objective = Adversarial(warn_after=30)
+    state = SimpleNamespace(objective=objective, step=0, wrong_since={}, warnings={})
+    hooks = Hooks(SimpleNamespace(experiment=tiny_experiment(tmp_path, objective=objective)), tmp_path, None, None, state)
+    for state.step in range(10, 100, 10):
+        means = COLLAPSED["option"] if state.step > 10 else WELL
+        hooks.watch(state, {**means, "noiser/entropy": 0.01} if 40 < state.step < 90 else means)
+    records = map(json.loads, (tmp_path / FOLDER / "outbox-worker.jsonl").read_text().splitlines())
+    first, both = [record["values"][WARNING] for record in records]
+    assert first == "the noiser has one way of masking left: replace (for 30 steps, at step 40)"
+    entropy = "the noiser has no entropy left: it takes the same residues whatever the noise (for 30 steps, at step 70)"
+    assert both == f"{first}; {entropy}"
+    nothing = {**COLLAPSED["nothing"], "noiser/entropy": 0.0}
+    assert [warning.split(":")[0] for warning in objective.warnings(nothing)] == [
+        "the noiser has no entropy left",
+        "the noiser masks nothing",
+    ]

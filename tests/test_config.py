@@ -7,7 +7,7 @@ import pytest
 from raypro.arguments import in_one_line, parse
 from raypro.config import InputError, nearest
 from raypro.core.objectives.mlm import MLM
-from raypro.experiment import Experiment
+from raypro.experiment import Experiment, experiment_of
 from raypro.settings import Batches, Budget
 from tests.small import tiny_experiment
 
@@ -100,6 +100,21 @@ def test_accumulation_changes_at_a_share_of_whatever_steps_there_are() -> None:
     assert replace(EXPERIMENT, batches=batches, budget=Budget(steps=10, minutes=1)).batches == batches
     with pytest.raises(InputError, match="accumulation_changes: are shares of the budget's steps; give budget.steps"):
         replace(EXPERIMENT, batches=batches, budget=Budget(minutes=1))
+
+
+def test_changes_of_accumulation_that_were_saved_in_steps_are_read() -> None:
+    plain = changed("batches", "accumulation_changes", value=[[0, 1], [1, 3], [6, 2], [8, 4]])
+    found = Experiment.from_plain(plain)
+    assert experiment_of(plain) == found and plain == changed("batches", "accumulation_changes", value=[[0, 1], [1, 3], [6, 2], [8, 4]])
+    assert [found.batches.accumulation_at(8, step) for step in range(8)] == [1, 3, 3, 3, 3, 3, 2, 2]
+    assert Experiment.from_plain(json.loads(json.dumps(found.to_plain()))) == found
+    plain["budget"] = {"minutes": 1.0, "steps": None}
+    with pytest.raises(
+        InputError, match=r"^batches.accumulation_changes: \[\[0, 1\].* are steps, as an older raypro saved them; give shares"
+    ):
+        experiment_of(plain)
+    with pytest.raises(InputError, match="accumulation_changes"):
+        experiment_of(changed("batches", "accumulation_changes", value=[3]))
 
 
 def test_what_was_saved_before_there_was_a_field_has_its_default() -> None:

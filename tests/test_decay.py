@@ -4,6 +4,7 @@ import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,9 +17,10 @@ from raypro.core.noiser import GRUNoiserShape
 from raypro.core.objectives.adversarial import Adversarial
 from raypro.core.objectives.mlm import MLM
 from raypro.core.optimizer import Adam
+from raypro.data.plan import Cursor
 from raypro.data.source import read_here, to_batch
 from raypro.experiment import Experiment
-from raypro.pretraining import Pretraining, count_batches, data_plan, steps_of_epochs
+from raypro.pretraining import Pretraining, count_batches, data_plan, end_of_epochs
 from raypro.settings import Budget, Workers
 from raypro.training import train
 from tests.small import random_sequences, tiny_experiment, write_corpus
@@ -49,7 +51,8 @@ def test_the_rate_falls_to_nothing_at_the_end_of_the_epochs(corpus: Path, tmp_pa
 
 def test_the_rate_falls_over_whatever_ends_first(corpus: Path) -> None:
     def total(**changes: object) -> int | None:
-        return Pretraining(tiny_experiment(corpus, **{"optimizer": DECAYING, **changes}), read_here).state(torch.device("cpu")).total_steps
+        job = Pretraining(tiny_experiment(corpus, **{"optimizer": DECAYING, **changes}), read_here)
+        return job.last_step(job.state(torch.device("cpu")), None)
 
     assert total(budget=Budget(epochs=2, steps=7)) == 7 and total(budget=Budget(epochs=50, steps=7)) == 7
     assert total(budget=Budget(minutes=1)) is None
@@ -57,11 +60,10 @@ def test_the_rate_falls_over_whatever_ends_first(corpus: Path) -> None:
     game = Adversarial(GRUNoiserShape(4, 4, 1), noiser_steps=2, encoder_steps=1)
     plain, played = (total(budget=Budget(residues=5000), objective=objective) for objective in (MLM(), game))
     assert plain and played and 3 * (plain - 1) < played <= 3 * plain  # of three steps one trains the encoder
-    state = Pretraining(tiny_experiment(corpus, budget=Budget(residues=5000), optimizer=DECAYING), read_here).state(torch.device("cpu"))
     used = data_plan(tiny_experiment(corpus))
     batches = [packed for epoch in (0, 1) for task in used.start(epoch, 1).hand(0) for packed in used.read(task)]
     needed = 1 + int(np.searchsorted(np.cumsum([to_batch(packed).residues for packed in batches]), 5000))
-    assert state.total_steps == pytest.approx(needed, rel=0.1)
+    assert plain == pytest.approx(needed, rel=0.1)
 
 
 def test_epochs_of_several_workers_end_with_the_one_that_has_most(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,7 +77,62 @@ def test_epochs_of_several_workers_end_with_the_one_that_has_most(corpus: Path, 
     for epoch in range(4):
         hands = [plan.start(epoch, 3).hand(worker) for worker in range(3)]
         expected += math.ceil(max(sum(plan.count(task) for task in hand) for hand in hands) / 2)
-    assert steps_of_epochs(experiment, plan, batches, 4) == expected
+    assert end_of_epochs(experiment, plan, batches, 4, plan.start(0, 3), 0) == expected
+
+
+def among(workers: int, experiment: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have this process be one of so many workers, to which the others told the batches of their windows."""
+    counted = count_batches(data_plan(experiment), torch.device("cpu"))
+    monkeypatch.setattr("raypro.pretraining.count_batches", lambda plan, device: counted)
+    for module in ("raypro.pretraining", "raypro.core.loop"):
+        monkeypatch.setattr(f"{module}.world_size", lambda: workers)
+
+
+@pytest.mark.parametrize("changes", [(), ((0.5, 3), (0.8, 1))])
+def test_a_run_that_goes_on_by_other_workers_ends_where_they_come_to(
+    changes: tuple[tuple[float, int], ...], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches = replace(tiny_experiment(corpus).batches, accumulation=2, accumulation_changes=changes)
+    experiment = tiny_experiment(corpus, budget=Budget(epochs=3, steps=100 if changes else None), batches=batches, optimizer=DECAYING)
+    whole = run(experiment, tmp_path / "whole")
+    assert whole.step > 40
+    job, cpu = Pretraining(experiment, read_here), torch.device("cpu")
+    for step in (4, whole.step // 4 * 4, whole.step):  # the last but one is near the end
+        saved = torch.load(tmp_path / "whole" / f"step_{step:08d}" / "training.pt", weights_only=True)
+        for workers in (1, 3):
+            with monkeypatch.context() as patched:
+                among(workers, experiment, patched)
+                state = job.state(cpu)
+                state.load_state_dict(saved)
+                end = job.last_step(state, saved["cursor"])
+            plan = data_plan(experiment)
+            first, at = Cursor.from_plain(saved["cursor"]).dealt_to(workers), step
+            for epoch in range(first.epoch, 3):
+                present = first if epoch == first.epoch else plan.start(epoch, workers)
+                left = max(sum(plan.count(task) for task in present.hand(worker)) for worker in range(workers))
+                while left > 0:
+                    left, at = left - experiment.batches.accumulation_at(experiment.budget.steps, at), at + 1
+            assert end == at and (workers == 3 or end == whole.step)
+
+
+def test_residues_are_reckoned_since_there_are_so_many_workers(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment = tiny_experiment(corpus, budget=Budget(residues=12_000), optimizer=DECAYING)
+    whole = run(experiment, tmp_path / "whole")
+    job = Pretraining(experiment, read_here)
+
+    def resumed(saved: dict[str, Any]) -> tuple[int, TrainState]:
+        state = job.state(torch.device("cpu"))
+        state.load_state_dict(saved)
+        return job.last_step(state, saved["cursor"]), state
+
+    saved = torch.load(tmp_path / "whole" / f"step_{whole.step // 8 * 4:08d}" / "training.pt", weights_only=True)
+    assert resumed(saved)[0] == whole.total_steps
+    among(3, experiment, monkeypatch)
+    end, state = resumed(saved)
+    assert end - state.step == pytest.approx((whole.total_steps - state.step) / 3, abs=3)
+    state.step += 2
+    state.trained_on += 700
+    assert resumed({**state.state_dict(), "cursor": saved["cursor"]})[0] == end  # once more by three
 
 
 @pytest.mark.parametrize("budget", [Budget(epochs=2), Budget(residues=5000)])

@@ -51,7 +51,7 @@ def test_of_a_command() -> None:
         return identity
 
     assert parse_command({"build": build, "other": build}, ["build", "--identity", "0.25"], "raypro")() == 0.25
-    with pytest.raises(InputError, match="identity: nan is no finite number"):
+    with pytest.raises(InputError, match="^identity: nan is no finite number"):
         parse_command({"build": build, "other": build}, ["build", "--identity", "nan"], "raypro")
 
 

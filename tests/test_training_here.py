@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import shutil
 from contextlib import nullcontext
 from dataclasses import replace
@@ -11,9 +12,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from ray.train import Checkpoint
 
 from raypro.audit import audit, planned, read_uses
 from raypro.cluster import train as driver
+from raypro.cluster.group import fit_on_workers
 from raypro.cluster.resources import Node
 from raypro.cluster.train import require_corpus
 from raypro.config import InputError
@@ -201,7 +204,7 @@ def test_the_resumed_steps_of_a_game_lie_within_either_turn(corpus: Path) -> Non
 
 
 def test_a_warning_is_counted_through_restarts_and_given_once(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Adversarial, "warning", lambda self, means: "all the same")
+    monkeypatch.setattr(Adversarial, "warnings", lambda self, means: ("all the same",))
     experiment = tiny_experiment(corpus, objective=replace(GAME, warn_after=10), tracking=Tracking(every=1))
     folder = tmp_path / "run"
 
@@ -250,3 +253,21 @@ def test_a_run_whose_driver_lives_is_left_as_it_is(corpus: Path, raypro_home: Pa
     with sole_delivery(file.parent), pytest.raises(InputError, match="another process drives this run now"):
         driver.pretrain(replace(experiment, budget=Budget(steps=20)), resume=True)
     assert file.read_text() == before
+
+
+def test_a_run_that_an_older_raypro_judged_by_another_metric_goes_on(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment, folder = tiny_experiment(corpus, budget=Budget(steps=4)), tmp_path / "run"
+    state = run(experiment, folder)
+    about = folder / "step_00000004" / "experiment.json"
+    saved = json.loads(about.read_text())
+    saved["metrics"] = {"valid/of_old": -1.0}
+    about.write_text(json.dumps(saved))
+    training = torch.load(about.with_name("training.pt"), weights_only=True)
+    torch.save({**training, "best": -1.0, "stale": 3}, about.with_name("training.pt"))
+    resumed = run(replace(experiment, budget=Budget(steps=8)), folder, about.parent)
+    assert 0 < resumed.best < math.inf and resumed.stale == 0 and state.best > 0
+
+    pairs = [(Checkpoint(str(folder / f"step_{step:08d}")), metrics) for step, metrics in ((4, saved["metrics"]), (8, {"valid/loss": 2.0}))]
+    trainer = SimpleNamespace(fit=lambda: SimpleNamespace(best_checkpoints=pairs))
+    monkeypatch.setattr("raypro.cluster.group.TorchTrainer", lambda *args, **kwargs: trainer)
+    assert fit_on_workers(experiment, folder, 1.0).best == folder / "step_00000008"

@@ -1,5 +1,6 @@
 """The workers of a run, and of a trial of several workers: Ray Train starts them, and starts them anew where one dies."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,8 +59,8 @@ def fit_on_workers(
         result = trainer.fit()
     except TrainingFailedError as error:
         raise RunFailed(f"run {run.name}: {_cause(error)}; what it has is kept: go on with --resume {run.name}") from error
-    choose = min if order == "min" else max
-    checkpoint, metrics = choose(result.best_checkpoints, key=lambda pair: pair[1][selected])
+    choose, worst = (min, math.inf) if order == "min" else (max, -math.inf)  # what an older raypro saved may lack the metric
+    checkpoint, metrics = choose(result.best_checkpoints, key=lambda pair: pair[1].get(selected, worst))
     return Outcome(run, Path(checkpoint.path), metrics)
 
 

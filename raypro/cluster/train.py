@@ -31,7 +31,7 @@ from raypro.tracking import Sender
 WORKERS_START = 15.0
 """Seconds that the workers take to start, in which the driver leaves them the processor."""
 CHECKED_BYTES = 1 << 30
-"""Largest corpus whose checksums every run verifies, which takes a second; of a larger one only what each file's end says."""
+"""Largest corpus whose checksums every run verifies; of a larger one only what each file's end says. None is counted anew."""
 CONSTANT = (
     "note: minutes are no number of steps, so the learning rate stays constant after its warm-up; "
     "for a decay give --optimizer.decay-steps or --budget.steps"
@@ -113,10 +113,9 @@ def require_corpus(experiment: Experiment) -> Corpus:
     corpus = Corpus.open(experiment.corpus)
     with torch.device("meta"):  # nothing is computed nor kept: whether encoder and objective fit is all that is asked
         experiment.objective.build(experiment.encoder.build())
+    corpus.check_files()
     if sum(path.stat().st_size for path in corpus.path.glob("*.parquet")) <= CHECKED_BYTES:
-        corpus.check()
-    else:
-        corpus.check_files()
+        corpus.check_sums()
     for split in ("train", "valid"):
         if not corpus.rows(split):
             raise InputError(f"{corpus.path}: no sequence in its {split} split; build the corpus with one")

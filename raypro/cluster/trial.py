@@ -151,6 +151,10 @@ class Watched:
         (self.run / FIRST_STEP).touch()
         return source
 
+    def last_step(self, state: TrainState, cursor: dict[str, Any] | None) -> int | None:
+        """Return the job's."""
+        return self.job.last_step(state, cursor)
+
     def judge(self, state: TrainState) -> dict[str, float]:
         """Return the job's metrics."""
         return self.job.judge(state)

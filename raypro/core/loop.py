@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from raypro.config import InputError
 from raypro.core.batch import Batch
-from raypro.core.distributed import FlatGradients, rank, sum_over_workers
+from raypro.core.distributed import FlatGradients, rank, sum_over_workers, world_size
 from raypro.core.objectives.objective import Objective, Player, Prepared, Reckoning, players_of
 from raypro.core.optimizer import Adam
 from raypro.core.random import seed_of
@@ -82,10 +82,12 @@ class TrainState:
         """Best validation score so far, lower is better: the loss, or minus the metric that chooses the best checkpoint."""
         self.stale = 0
         """Validations since the best one."""
-        self.well_at = 0
-        """Step of the last logging at which the objective found nothing wrong that a person was not warned of."""
-        self.warnings: tuple[str, ...] = ()
-        """What a person was warned of."""
+        self.workers_since = (world_size(), 0, 0)
+        """The number of workers, and the step and the residues since which they are so many."""
+        self.wrong_since: dict[str, int] = {}
+        """What the objective finds wrong now, and the step of the last logging at which it did not."""
+        self.warnings: dict[str, str] = {}
+        """What a person was warned of, and the words."""
         self.quantities = objective.quantities
         self.count_names = list(dict.fromkeys(q.per for q in self.quantities))
         self.count_of = torch.tensor([self.count_names.index(q.per) for q in self.quantities], device=self.device)
@@ -127,7 +129,7 @@ class TrainState:
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs beside the weights, as tensors and plain values."""
         optimizers = {state.player.name: state.optimizer.state_dict() for state in self.players}
-        kept = ("residues", "well_at", "warnings", *_PROGRESS)
+        kept = ("residues", "workers_since", "wrong_since", "warnings", *_PROGRESS)
         return {"optimizers": optimizers, **{name: getattr(self, name) for name in kept}}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
@@ -145,7 +147,10 @@ class TrainState:
         self.trained_on.fill_(saved.get("residues", 0))
         for name in _PROGRESS:
             setattr(self, name, saved[name])
-        self.well_at, self.warnings = saved.get("well_at", self.step), tuple(saved.get("warnings", ()))
+        since = tuple(saved.get("workers_since", ()))
+        self.workers_since = since if since[:1] == (world_size(),) else (world_size(), self.step, self.residues)
+        if "wrong_since" in saved:
+            self.wrong_since, self.warnings = dict(saved["wrong_since"]), dict(saved["warnings"])
 
     def local_counts(self, prepared: Sequence[Prepared]) -> Tensor:
         """Return this worker's counts [number of counts] of some prepared batches, on the device."""

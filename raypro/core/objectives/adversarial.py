@@ -253,17 +253,20 @@ class Adversarial:
             del found["loss_random"]
         return found
 
-    def warning(self, means: Mapping[str, float]) -> str | None:
-        """Return how the noiser has collapsed, from the means of the quantities; None where it has not."""
+    def warnings(self, means: Mapping[str, float]) -> tuple[str, ...]:
+        """Return how the noiser has collapsed, from the means of the quantities; nothing where it has not."""
+        found = []
         if means["noiser/entropy"] < LEAST_ENTROPY:
-            return "the noiser has no entropy left: it takes the same residues whatever the noise"
-        if means["noiser/masked_of_budget"] < LEAST_SHARE:
-            return "the noiser masks nothing: no residue is above the threshold"
+            found.append("the noiser has no entropy left: it takes the same residues whatever the noise")
         ways = {name: means[f"noiser/{name}"] for name in SHOWN}
         most, least = max(ways, key=ways.__getitem__), min(ways, key=ways.__getitem__)
-        if ways[most] > MOST_SHARE:
-            return f"the noiser has one way of masking left: {most}"
-        return f"the noiser has given up a way of masking: {least}" if ways[least] < LEAST_SHARE else None
+        if means["noiser/masked_of_budget"] < LEAST_SHARE:
+            found.append("the noiser masks nothing: no residue is above the threshold")
+        elif ways[most] > MOST_SHARE:
+            found.append(f"the noiser has one way of masking left: {most}")
+        elif ways[least] < LEAST_SHARE:
+            found.append(f"the noiser has given up a way of masking: {least}")
+        return tuple(found)
 
 
 class AdversarialModel(MaskedLanguageModel):

@@ -109,8 +109,8 @@ class Watched(Protocol):
     def warn_after(self) -> int:
         """Steps for which something has to be wrong before a person is warned."""
 
-    def warning(self, means: Mapping[str, float]) -> str | None:
-        """Return what is wrong by the means of the quantities since the last logging, in a sentence; None where nothing is."""
+    def warnings(self, means: Mapping[str, float]) -> tuple[str, ...]:
+        """Return all that is wrong by the means of the quantities since the last logging, each in a sentence that stays the same."""
 
 
 @runtime_checkable
