@@ -113,9 +113,9 @@ def require_corpus(experiment: Experiment) -> Corpus:
     corpus = Corpus.open(experiment.corpus)
     with torch.device("meta"):  # nothing is computed nor kept: whether encoder and objective fit is all that is asked
         experiment.objective.build(experiment.encoder.build())
-    corpus.check_files()
     if sum(path.stat().st_size for path in corpus.path.glob("*.parquet")) <= CHECKED_BYTES:
         corpus.check_sums()
+    corpus.check_files()
     for split in ("train", "valid"):
         if not corpus.rows(split):
             raise InputError(f"{corpus.path}: no sequence in its {split} split; build the corpus with one")
