@@ -1,5 +1,6 @@
 """``raypro predict``: what a fine-tuned model predicts for any number of new sequences, in their order and in bounded memory."""
 
+import math
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -128,7 +129,8 @@ def find_checkpoint(model: str) -> Path:
     if not found:
         raise InputError(f"{model}: the run has no checkpoint yet; train it first")
     name, order = experiment_of(found[0].experiment).selected_by
-    return (min if order == "min" else max)(found, key=lambda c: c.metrics[name]).path
+    choose, worst = (min, math.inf) if order == "min" else (max, -math.inf)  # what an older raypro saved may lack the metric
+    return choose(found, key=lambda c: c.metrics.get(name, worst)).path
 
 
 def read_sequences(path: Path, sequence_column: str, limits: Limits) -> Iterator[tuple[pa.Table, pa.Table]]:
