@@ -174,7 +174,7 @@ def report(comparison: Comparison, runs: Mapping[str, Pretrained], rows: Sequenc
         table.add_row(*line)
     console = Console()
     console.print(table)
-    console.print(comparison.tuning, highlight=False)
+    console.print(str(comparison.tuning), highlight=False)
     console.print(f"table        {comparison.folder}", soft_wrap=True, highlight=False)
 
 
