@@ -110,7 +110,7 @@ def test_evaluate_and_import_take_a_folder(
             main(args)
         assert ended.value.code == 0, capsys.readouterr().err
     (figures,) = (raypro_home / "encoders" / "probes").rglob("probes.json")
-    assert figures.parent.name == "regression" and checkpoint.load(tmp_path / "imported").step == 0
+    assert figures.parent.name == "regression-data" and checkpoint.load(tmp_path / "imported").step == 0
 
 
 def test_fine_tuning_changes_every_weight(folders: dict[str, Path], raypro_home: Path, tmp_path: Path) -> None:
