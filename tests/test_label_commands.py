@@ -68,7 +68,7 @@ def test_what_a_person_gives_wrongly_is_said_in_one_line(tmp_path: Path) -> None
         ([f"../up={good}"], {"kind": "regression"}, "no name of a split"),
         ([train], {"task": "stability", "split_column": "id"}, "its name says split train"),
         ([tmp_path / "x.fasta"], {"task": "stability"}, "x.fasta: no labels in it"),
-        ([tmp_path / "empty_train.json"], {"task": "stability"}, "no record in it"),
+        ([tmp_path / "empty_train.json"], {"task": "stability"}, "no record with fields in it"),
         ([tmp_path / "numbers_train.json"], {"task": "stability"}, "record 2"),
         ([train], {"task": "fluorescence"}, "no field 'log_fluorescence' or 'label'"),
         ([good], {"kind": "regression", "valid_share": 0.6, "test_share": 0.4}, "leave nothing to train on"),
