@@ -10,10 +10,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import mlflow
+import psutil
 import pytest
 import torch
 
@@ -28,6 +30,7 @@ from raypro.provenance import source_digest
 from raypro.settings import Budget
 from raypro.summary import affordable_sequences, conclude
 from raypro.training import train
+from tests.processes import left_after
 from tests.small import TINY, random_sequences, write_corpus
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -189,7 +192,11 @@ def head(tmp_path: Path) -> Iterator[dict[str, str]]:
         if process.poll() is None:
             break
     yield {**environment, "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}
-    process.terminate()  # --block ends what it started
+    started = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    process.terminate()  # --block ends what it started, but may wait half a minute for parts of it that are zombies
+    for one in left_after(started, 8):
+        with suppress(psutil.NoSuchProcess):
+            one.kill()
     process.wait(60)
     shutil.rmtree(folder, ignore_errors=True)
 

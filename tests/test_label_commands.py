@@ -53,7 +53,6 @@ def test_what_a_person_gives_wrongly_is_said_in_one_line(tmp_path: Path) -> None
     train = to_json(tmp_path / "x_train.json", STABILITY)
     (tmp_path / "x.fasta").write_text(">a\nACD\n")
     to_json(tmp_path / "empty_train.json", [])
-    to_json(tmp_path / "numbers_train.json", [{"primary": "ACD", "stability_score": 1}, 7])
     for names, options, message in (
         ([], {"task": "stability"}, "name at least one file"),
         ([tmp_path / "none.csv"], {"task": "stability"}, "none.csv: no such file"),
@@ -69,7 +68,6 @@ def test_what_a_person_gives_wrongly_is_said_in_one_line(tmp_path: Path) -> None
         ([train], {"task": "stability", "split_column": "id"}, "its name says split train"),
         ([tmp_path / "x.fasta"], {"task": "stability"}, "x.fasta: no labels in it"),
         ([tmp_path / "empty_train.json"], {"task": "stability"}, "no record with fields in it"),
-        ([tmp_path / "numbers_train.json"], {"task": "stability"}, "record 2"),
         ([train], {"task": "fluorescence"}, "no field 'log_fluorescence' or 'label'"),
         ([good], {"kind": "regression", "valid_share": 0.6, "test_share": 0.4}, "leave nothing to train on"),
         ([good], {"kind": "regression", "seed": -1}, "seed: -1"),
