@@ -60,6 +60,7 @@ def fine_tune(start: Path, data: LabelledData) -> Path:
     return run
 
 
+@pytest.mark.slow
 def test_what_was_trained_probed_and_fine_tuned_stands_on_the_page(
     tmp_path: Path, raypro_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
