@@ -16,16 +16,20 @@ from raypro.config import to_plain
 from raypro.core.alphabet import CLS, PAD, SEP, STANDARD, encode
 from raypro.core.batch import Batch
 from raypro.core.encoders.transformer import TransformerShape
+from raypro.core.loop import TrainState
 from raypro.core.objectives.pmlm import PMLM
 from raypro.core.optimizer import Adam
 from raypro.data.corpus import FORMAT_VERSION, MANIFEST, SCHEMA, Corpus, Manifest, sha256_of, write_manifest
 from raypro.data.labelled import FORMAT_VERSION as LABELLED_VERSION
 from raypro.data.labelled import LabelledData, LabelledManifest, SplitFile, schema_of
+from raypro.data.source import read_here
 from raypro.data.statistics import Statistics
 from raypro.data.writer import write_split
 from raypro.experiment import Experiment, FineTuning
+from raypro.pretraining import Pretraining
 from raypro.settings import Batches, Budget, SequenceBatches, Tracking, Validation, Workers
 from raypro.tasks.regression import Regression
+from raypro.training import train
 
 TINY = TransformerShape(layers=1, width=16, heads=2, hidden=32, dropout=0.0)
 
@@ -85,6 +89,12 @@ def tiny_experiment(corpus: Path, name: str = "tiny", **changes: object) -> Expe
         tracking=Tracking(every=2),
     )
     return replace(experiment, **changes)  # type: ignore[arg-type]
+
+
+def train_here(experiment: Experiment, folder: Path, resume: Path | None = None) -> TrainState:
+    """Pre-train in this process, without Ray, in a run's folder."""
+    folder.mkdir(exist_ok=True)
+    return train(Pretraining(experiment, read_here), folder, lambda metrics, path: None, resume)
 
 
 def write_labelled(folder: Path, labels: str, splits: dict[str, dict[str, list[Any]]], classes: tuple[str, ...] = ()) -> LabelledData:

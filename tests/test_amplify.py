@@ -25,7 +25,7 @@ TOKENS = "<pad> <unk> <mask> <bos> <eos> | X B O U Z J L A G V S E R T I D P K Q
 """The published vocabulary, in its order."""
 CONFIG = {
     **{"model_type": "AMPLIFY", "hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 20},
-    **{"norm_eps": 1e-5, "rms_norm": True, "hidden_act": "SwiGLU", "vocab_size": len(TOKENS), "pad_token_id": 0, "max_length": 64},
+    **{"norm_eps": 1e-5, "rms_norm": True, "hidden_act": "swiglu", "vocab_size": len(TOKENS), "pad_token_id": 0, "max_length": 64},
     **{"layer_norm_after_embedding": False, "layer_norm_before_last_layer": True, "ffn_bias": False, "att_bias": False},
 }
 PROTEINS = ["MKVLAAGIVXWC", "ACDEFGHIKLMNPQRSTVWYBZUO", "M"]

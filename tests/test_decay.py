@@ -22,8 +22,7 @@ from raypro.data.source import read_here, to_batch
 from raypro.experiment import Experiment
 from raypro.pretraining import Pretraining, count_batches, data_plan, end_of_epochs
 from raypro.settings import Budget, Workers
-from raypro.training import train
-from tests.small import random_sequences, tiny_experiment, write_corpus
+from tests.small import random_sequences, tiny_experiment, train_here, write_corpus
 
 
 @pytest.fixture(scope="module")
@@ -33,11 +32,6 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(experiment: Experiment, folder: Path, resume: Path | None = None) -> TrainState:
-    folder.mkdir(exist_ok=True)
-    return train(Pretraining(experiment, read_here), folder, lambda metrics, path: None, resume)
-
-
 DECAYING = Adam(learning_rate=1e-2, warmup_steps=2)
 
 
@@ -45,7 +39,7 @@ DECAYING = Adam(learning_rate=1e-2, warmup_steps=2)
 def test_the_rate_falls_to_nothing_at_the_end_of_the_epochs(corpus: Path, tmp_path: Path, budget: Budget) -> None:
     experiment = tiny_experiment(corpus, budget=budget, optimizer=DECAYING)
     batches = replace(experiment.batches, accumulation=3)
-    state = run(replace(experiment, batches=batches), tmp_path / "run")
+    state = train_here(replace(experiment, batches=batches), tmp_path / "run")
     assert state.total_steps == state.step > 10 and state.learning_rate == 0.0
 
 
@@ -94,7 +88,7 @@ def test_a_run_that_goes_on_by_other_workers_ends_where_they_come_to(
 ) -> None:
     batches = replace(tiny_experiment(corpus).batches, accumulation=2, accumulation_changes=changes)
     experiment = tiny_experiment(corpus, budget=Budget(epochs=3, steps=100 if changes else None), batches=batches, optimizer=DECAYING)
-    whole = run(experiment, tmp_path / "whole")
+    whole = train_here(experiment, tmp_path / "whole")
     assert whole.step > 40
     job, cpu = Pretraining(experiment, read_here), torch.device("cpu")
     for step in (4, whole.step // 4 * 4, whole.step):  # the last but one is near the end
@@ -117,7 +111,7 @@ def test_a_run_that_goes_on_by_other_workers_ends_where_they_come_to(
 
 def test_residues_are_reckoned_since_there_are_so_many_workers(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     experiment = tiny_experiment(corpus, budget=Budget(residues=12_000), optimizer=DECAYING)
-    whole = run(experiment, tmp_path / "whole")
+    whole = train_here(experiment, tmp_path / "whole")
     job = Pretraining(experiment, read_here)
 
     def resumed(saved: dict[str, Any]) -> tuple[int, TrainState]:
@@ -138,9 +132,9 @@ def test_residues_are_reckoned_since_there_are_so_many_workers(corpus: Path, tmp
 @pytest.mark.parametrize("budget", [Budget(epochs=2), Budget(residues=5000)])
 def test_a_falling_rate_goes_on_where_it_was(corpus: Path, tmp_path: Path, budget: Budget) -> None:
     experiment = tiny_experiment(corpus, budget=budget, optimizer=DECAYING)
-    whole = run(experiment, tmp_path / "whole")
+    whole = train_here(experiment, tmp_path / "whole")
     broken = shutil.copytree(tmp_path / "whole", tmp_path / "broken")
-    resumed = run(experiment, broken, broken / "step_00000008")
+    resumed = train_here(experiment, broken, broken / "step_00000008")
     assert (resumed.step, resumed.total_steps) == (whole.step, whole.total_steps)
     for one, other in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(one, other)

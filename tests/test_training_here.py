@@ -27,16 +27,13 @@ from raypro.core.objectives.adversarial import Adversarial
 from raypro.core.objectives.mlm import MLM
 from raypro.core.optimizer import Adam
 from raypro.data.corpus import Corpus
-from raypro.data.source import read_here
 from raypro.delivery import sole_delivery
-from raypro.experiment import Experiment
 from raypro.home import RUN_FILE, run_folder
 from raypro.outbox import read_records
 from raypro.pretraining import Pretraining, data_plan
 from raypro.settings import Budget, Tracking, Validation
-from raypro.training import train
 from raypro.validation import load_model, validate_model
-from tests.small import random_sequences, tiny_experiment, write_corpus
+from tests.small import random_sequences, tiny_experiment, train_here, write_corpus
 
 
 @pytest.fixture(scope="module")
@@ -46,25 +43,20 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(experiment: Experiment, folder: Path, resume: Path | None = None) -> TrainState:
-    folder.mkdir(exist_ok=True)
-    return train(Pretraining(experiment, read_here), folder, lambda metrics, path: None, resume)
-
-
 def test_an_epoch_uses_each_sequence_once_and_ends_with_a_checkpoint(corpus: Path, tmp_path: Path) -> None:
     experiment = tiny_experiment(corpus, budget=Budget(epochs=2), validation=Validation(every=1000))
-    state = run(experiment, tmp_path / "run")
+    state = train_here(experiment, tmp_path / "run")
     assert (tmp_path / "run" / f"step_{state.step:08d}" / "model.safetensors").is_file()
     epochs = audit(planned(data_plan(experiment)), read_uses(tmp_path / "run"))
     assert [(e.rows, e.whole == e.windows, e.wrong) for e in epochs] == [(200, True, [])] * 2
 
 
 def test_a_step_budget_is_kept_to_the_step(corpus: Path, tmp_path: Path) -> None:
-    assert run(tiny_experiment(corpus, budget=Budget(steps=7, epochs=50)), tmp_path / "run").step == 7
+    assert train_here(tiny_experiment(corpus, budget=Budget(steps=7, epochs=50)), tmp_path / "run").step == 7
 
 
 def test_a_time_budget_ends_at_the_next_logging(corpus: Path, tmp_path: Path) -> None:
-    assert run(tiny_experiment(corpus, budget=Budget(minutes=1e-6)), tmp_path / "run").step == 2
+    assert train_here(tiny_experiment(corpus, budget=Budget(minutes=1e-6)), tmp_path / "run").step == 2
 
 
 @pytest.mark.parametrize("objective", [MLM(), Adversarial(GRUNoiserShape(4, 4, 1), noiser_steps=2, encoder_steps=1)])
@@ -76,7 +68,7 @@ def test_a_budget_of_residues_ends_at_the_step_that_reaches_it(objective: MLM | 
     cropped = [int(np.minimum(lengths[packed.rows], 40).sum()) for packed in batches]
     reached = np.cumsum([n if isinstance(objective, MLM) or step % 3 == 2 else 0 for step, n in enumerate(cropped)]).tolist()
     for asked, steps in ((reached[8], 9), (reached[8] - 1, 9), (reached[8] + 1, 10 if isinstance(objective, MLM) else 12)):
-        state = run(replace(experiment, budget=Budget(residues=asked)), tmp_path / f"residues{asked}")
+        state = train_here(replace(experiment, budget=Budget(residues=asked)), tmp_path / f"residues{asked}")
         assert (state.step, state.residues) == (steps, reached[steps - 1])
     records = [r for r, _ in read_records(tmp_path / f"residues{reached[8]}" / "tracking" / "outbox-worker.jsonl", 0)]
     assert [r["values"]["train/residues"] for r in records if "train/residues" in r.get("values", {})][-1] == reached[8]
@@ -84,26 +76,26 @@ def test_a_budget_of_residues_ends_at_the_step_that_reaches_it(objective: MLM | 
 
 def test_a_budget_of_residues_is_kept_when_a_run_goes_on(corpus: Path, tmp_path: Path) -> None:
     experiment = tiny_experiment(corpus, budget=Budget(residues=2500))
-    whole = run(experiment, tmp_path / "whole")
+    whole = train_here(experiment, tmp_path / "whole")
     assert whole.step > 9 and whole.residues >= 2500
     broken = shutil.copytree(tmp_path / "whole", tmp_path / "broken")
-    resumed = run(experiment, broken, broken / "step_00000004")
+    resumed = train_here(experiment, broken, broken / "step_00000004")
     assert (resumed.step, resumed.residues) == (whole.step, whole.residues)
     for one, other in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(one, other)
-    assert run(experiment, broken, max(broken.glob("step_*"))).step == whole.step
+    assert train_here(experiment, broken, max(broken.glob("step_*"))).step == whole.step
 
 
 def test_minutes_before_a_checkpoint_count_when_a_run_goes_on(corpus: Path, tmp_path: Path) -> None:
-    run(tiny_experiment(corpus, budget=Budget(steps=4)), tmp_path / "run")
+    train_here(tiny_experiment(corpus, budget=Budget(steps=4)), tmp_path / "run")
     spent = checkpoint.load_training(tmp_path / "run" / "step_00000004")["seconds"]
     over = tiny_experiment(corpus, budget=Budget(minutes=0.9 * spent / 60))
-    assert run(over, tmp_path / "run", tmp_path / "run" / "step_00000004").step == 4
+    assert train_here(over, tmp_path / "run", tmp_path / "run" / "step_00000004").step == 4
 
 
 def test_patience_ends_a_run_that_no_longer_improves(corpus: Path, tmp_path: Path) -> None:
     frozen = tiny_experiment(corpus, budget=Budget(steps=1000), validation=Validation(every=2, patience=3))
-    state = run(replace(frozen, optimizer=replace(frozen.optimizer, learning_rate=1e-30)), tmp_path / "run")
+    state = train_here(replace(frozen, optimizer=replace(frozen.optimizer, learning_rate=1e-30)), tmp_path / "run")
     assert (state.step, state.stale) == (8, 3)  # the first validation is the best, three more are no better
 
 
@@ -116,9 +108,9 @@ def test_resuming_anywhere_gives_the_weights_of_an_undisturbed_run(
 ) -> None:
     encoder = replace(tiny_experiment(corpus).encoder, dropout=0.1)
     experiment = tiny_experiment(corpus, objective=objective, budget=Budget(steps=16), encoder=encoder)
-    whole = run(experiment, tmp_path / "whole")
+    whole = train_here(experiment, tmp_path / "whole")
     broken = shutil.copytree(tmp_path / "whole", tmp_path / "broken")
-    resumed = run(experiment, broken, broken / f"step_{stop:08d}")
+    resumed = train_here(experiment, broken, broken / f"step_{stop:08d}")
     assert resumed.step == whole.step and resumed.playing.player == whole.playing.player
     for one, other in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(one, other)
@@ -131,9 +123,9 @@ def test_resuming_anywhere_gives_the_weights_of_an_undisturbed_run(
 def test_what_lies_beyond_the_checkpoint_is_forgotten_at_resuming(corpus: Path, tmp_path: Path) -> None:
     experiment = tiny_experiment(corpus, budget=Budget(steps=12))
     folder = tmp_path / "run"
-    run(experiment, folder)
+    train_here(experiment, folder)
     (folder / ".step_00000016.123").mkdir()
-    run(replace(experiment, budget=Budget(steps=8)), folder, folder / "step_00000004")
+    train_here(replace(experiment, budget=Budget(steps=8)), folder, folder / "step_00000004")
     assert sorted(path.name for path in folder.glob("*step_*")) == ["step_00000004", "step_00000008"]
     assert sorted(path.name.split(".")[0] for path in (folder / "record").iterdir()) == ["step_00000004", "step_00000008"]
 
@@ -152,7 +144,7 @@ def test_speeds_are_those_of_the_steps_whatever_validation_takes(corpus: Path, t
         return judge(self, state)
 
     monkeypatch.setattr(Pretraining, "judge", slow)
-    run(tiny_experiment(corpus), tmp_path / "run")
+    train_here(tiny_experiment(corpus), tmp_path / "run")
     records = [record for record, _ in read_records(tmp_path / "run" / "tracking" / "outbox-worker.jsonl", 0)]
     points = {r["step"]: r["values"] for r in records if r["kind"] == "metrics" and "speed/steps_per_second" in r["values"]}
     assert list(points) == [2, 4, 6, 8]  # validated after steps 4 and 8
@@ -163,7 +155,7 @@ def test_speeds_are_those_of_the_steps_whatever_validation_takes(corpus: Path, t
 
 
 def test_what_cannot_be_measured_is_refused(corpus: Path, tmp_path: Path) -> None:
-    run(tiny_experiment(corpus, budget=Budget(steps=2)), tmp_path / "run")
+    train_here(tiny_experiment(corpus, budget=Budget(steps=2)), tmp_path / "run")
     model = load_model(tmp_path / "run" / "step_00000002")
     unsplit = write_corpus(tmp_path / "unsplit", {"train": random_sequences(8, 10, 20)})
     with pytest.raises(InputError, match="unsplit: no sequence in its valid split"):
@@ -190,7 +182,7 @@ def test_of_a_large_corpus_what_each_file_ends_with_is_looked_at(corpus: Path, t
 def test_validation_compares_between_seeds_and_steps(corpus: Path, tmp_path: Path) -> None:
     still = tiny_experiment(corpus, budget=Budget(steps=8))
     still = replace(still, optimizer=replace(still.optimizer, learning_rate=1e-30))
-    run(still, tmp_path / "run")
+    train_here(still, tmp_path / "run")
     losses = {checkpoint.load(path).metrics["valid/loss"] for path in (tmp_path / "run").glob("step_*")}
     assert len(losses) == 1
 
@@ -212,17 +204,17 @@ def test_a_warning_is_counted_through_restarts_and_given_once(corpus: Path, tmp_
         records = [record for record, _ in read_records(folder / "tracking" / "outbox-worker.jsonl", 0)]
         return [record["values"]["warning"] for record in records if record["kind"] == "tags" and "warning" in record["values"]]
 
-    run(replace(experiment, budget=Budget(steps=8)), folder)
+    train_here(replace(experiment, budget=Budget(steps=8)), folder)
     assert warnings() == []
-    run(replace(experiment, budget=Budget(steps=12)), folder, folder / "step_00000008")
+    train_here(replace(experiment, budget=Budget(steps=12)), folder, folder / "step_00000008")
     assert warnings() == ["all the same (for 10 steps, at step 10)"]
-    run(replace(experiment, budget=Budget(steps=30)), folder, folder / "step_00000012")
+    train_here(replace(experiment, budget=Budget(steps=30)), folder, folder / "step_00000012")
     assert len(warnings()) == 1
 
 
 def test_each_player_has_a_rate_and_a_gradient_norm_in_the_logs(corpus: Path, tmp_path: Path) -> None:
     game = replace(GAME, noiser_optimizer=replace(GAME.noiser_optimizer, learning_rate=0.02))
-    run(tiny_experiment(corpus, objective=game, tracking=Tracking(every=1), budget=Budget(steps=6)), tmp_path / "run")
+    train_here(tiny_experiment(corpus, objective=game, tracking=Tracking(every=1), budget=Budget(steps=6)), tmp_path / "run")
     points = [
         record["values"] for record, _ in read_records(tmp_path / "run" / "tracking" / "outbox-worker.jsonl", 0) if "values" in record
     ]
@@ -234,7 +226,7 @@ def test_each_player_has_a_rate_and_a_gradient_norm_in_the_logs(corpus: Path, tm
 
 
 def test_what_is_logged(corpus: Path, tmp_path: Path) -> None:
-    run(tiny_experiment(corpus), tmp_path / "run")
+    train_here(tiny_experiment(corpus), tmp_path / "run")
     records = [record for record, _ in read_records(tmp_path / "run" / "tracking" / "outbox-worker.jsonl", 0)]
     points = [record for record in records if record["kind"] == "metrics"]
     names = {name for point in points for name in point["values"]}
@@ -257,14 +249,14 @@ def test_a_run_whose_driver_lives_is_left_as_it_is(corpus: Path, raypro_home: Pa
 
 def test_a_run_that_an_older_raypro_judged_by_another_metric_goes_on(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     experiment, folder = tiny_experiment(corpus, budget=Budget(steps=4)), tmp_path / "run"
-    state = run(experiment, folder)
+    state = train_here(experiment, folder)
     about = folder / "step_00000004" / "experiment.json"
     saved = json.loads(about.read_text())
     saved["metrics"] = {"valid/of_old": -1.0}
     about.write_text(json.dumps(saved))
     training = torch.load(about.with_name("training.pt"), weights_only=True)
     torch.save({**training, "best": -1.0, "stale": 3}, about.with_name("training.pt"))
-    resumed = run(replace(experiment, budget=Budget(steps=8)), folder, about.parent)
+    resumed = train_here(replace(experiment, budget=Budget(steps=8)), folder, about.parent)
     assert 0 < resumed.best < math.inf and resumed.stale == 0 and state.best > 0
 
     pairs = [(Checkpoint(str(folder / f"step_{step:08d}")), metrics) for step, metrics in ((4, saved["metrics"]), (8, {"valid/loss": 2.0}))]

@@ -37,7 +37,7 @@ def amplify_shape(config: Mapping[str, Any]) -> AmplifyShape:
     """
     for name, expected in _PUBLISHED.items():
         found = config.get(name, expected)
-        if found != expected:
+        if str(found).lower() != str(expected).lower():  # as the authors' code compares activations
             raise InputError(f"{name}: {found!r}, where AMPLIFY has {expected!r}")
     try:
         width, layers, heads, inner = (

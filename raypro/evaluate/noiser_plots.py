@@ -25,7 +25,8 @@ def strength(adversarial: Points, random: Points) -> Figure:
         axes.plot(*zip(*points, strict=True), color=colour, linewidth=1.4, label=label)
     steps, high = np.array(adversarial).T
     low = np.array(random).T[1]
-    axes.fill_between(steps, low, high, color=ORANGE, alpha=0.15, linewidth=0, label="the noiser's strength")
+    stronger = {"where": high >= low, "interpolate": True}  # where chance is harder there is no strength to shade
+    axes.fill_between(steps, low, high, color=ORANGE, alpha=0.15, linewidth=0, label="the noiser's strength", **stronger)
     axes.set(xlabel="optimizer step, of both players", ylabel="loss, nats per masked residue")
     axes.set_title("How much harder is what the noiser masks?")
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3)
