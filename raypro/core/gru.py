@@ -17,8 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from raypro.core.compiling import uncompiled
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
+
+@uncompiled
 def packed_gru(gru: nn.GRU, x: Tensor, sizes: Sequence[int]) -> Tensor:
     """Return the states [M, H] of the last layer of ``gru`` after each step of x [M, D], from states of zero.
 

@@ -26,6 +26,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from raypro.core.compiling import uncompiled
+
 EPS = 1e-18
 """The floor of 1 - p, as published."""
 
@@ -35,7 +37,7 @@ ROWS = {"cpu": 64, "cuda": 4096}
 Numbers = TypeVar("Numbers", Tensor, NDArray[np.float64])
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
+@uncompiled
 def relaxed_subset(scores: Tensor, noise: Tensor, valid: Tensor, counts: Tensor, temperature: float) -> Tensor:
     """Return how much of each position is chosen [B, T]: the sum of a row's ``counts`` rounds of Algorithm 1.
 

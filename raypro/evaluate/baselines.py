@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
-from sklearn.linear_model import Ridge
 
 from raypro.core.alphabet import SIZE, STANDARD, TOKEN_TO_CLASS, encode
 from raypro.evaluate.metrics import regression_metrics
@@ -61,6 +60,8 @@ def ridge_one_hot(
         valid_labels: their labels.
         alphas: the penalties.
     """
+    from sklearn.linear_model import Ridge  # takes more than a second
+
     positions = min(POSITIONS, max(len(sequence) for sequence in train))
     x, x_valid = one_hot(train, positions), one_hot(valid, positions)
     best: OneHotRidge | None = None

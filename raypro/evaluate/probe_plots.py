@@ -12,9 +12,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from scipy.sparse import issparse
-from sklearn.decomposition import PCA
-from sklearn.manifold import TSNE
-from sklearn.preprocessing import StandardScaler
 
 from raypro.evaluate.plots import BLUE, GREY, INK, STYLE, empty_figure, new_figure
 from raypro.evaluate.probes import Vectors
@@ -45,6 +42,10 @@ def lay_out(vectors: Vectors, seed: int = 0) -> NDArray[np.float32]:
     Raises:
         ValueError: too many vectors, or fewer than three.
     """
+    from sklearn.decomposition import PCA  # takes more than a second
+    from sklearn.manifold import TSNE
+    from sklearn.preprocessing import StandardScaler
+
     count = vectors.shape[0]
     if not 3 <= count <= MOST_POINTS:
         raise ValueError(f"vectors: {count}, expected 3 to {MOST_POINTS}")

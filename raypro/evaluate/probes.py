@@ -4,7 +4,8 @@ Logistic or linear regression shows what is linear in the vectors, the nearest n
 chosen (C, k) is chosen on the validation split; a test split is not among the arguments of anything that fits or chooses here.
 
 Dense vectors are standardised with the mean and the standard deviation of the training vectors; sparse ones, which are one-hot and
-have one scale, are left as they are. Distances are Euclidean.
+have one scale, are left as they are. Distances are Euclidean. scikit-learn is imported by the functions that fit: it takes more
+than a second, and what reads this module mostly fits nothing.
 
 Legend: N sequences (or residues), D dimension of a vector, C classes.
 """
@@ -12,19 +13,17 @@ Legend: N sequences (or residues), D dimension of a vector, C classes.
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, issparse
-from sklearn import config_context
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LinearRegression, LogisticRegression
-from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from raypro.config import InputError
 from raypro.evaluate.metrics import classification_metrics, regression_metrics
+
+if TYPE_CHECKING:
+    from sklearn.pipeline import Pipeline
 
 Vectors = NDArray[np.floating] | csr_matrix
 Predict = Callable[[Vectors], NDArray[np.floating]]
@@ -99,6 +98,7 @@ def value_probes(train: Vectors, values: NDArray[np.floating], valid: Vectors, v
     The linear regression is ordinary least squares, in float64: vectors may be collinear, as shares that sum to one are. Of several
     solutions the shortest is taken.
     """
+    from sklearn.linear_model import LinearRegression
 
     def rho(predict: Predict) -> float:
         return regression_metrics(predict(valid), valid_values)["spearman"]
@@ -110,6 +110,8 @@ def value_probes(train: Vectors, values: NDArray[np.floating], valid: Vectors, v
 
 def nearest_neighbour(train: Vectors, labels: NDArray[np.integer], queries: Vectors) -> NDArray[np.int64]:
     """Return the label [M] of the training vector [N, D] nearest to each query [M, D], both standardised."""
+    from sklearn.neighbors import KNeighborsClassifier
+
     found: NDArray[np.int64] = _scaled(train, KNeighborsClassifier(1, algorithm="brute")).fit(train, labels).predict(queries)
     return found
 
@@ -137,12 +139,18 @@ def draw_residues(labels: Sequence[NDArray[np.integer]], most: int, seed: int = 
     return [places[mask] for places, mask in zip(scored, np.split(kept, ends[:-1]), strict=True)] if scored else []
 
 
-def _scaled(train: Vectors, model: object) -> Pipeline:
+def _scaled(train: Vectors, model: object) -> "Pipeline":
     """Return a model that standardises its input first, where that is dense."""
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     return make_pipeline(model) if issparse(train) else make_pipeline(StandardScaler(), model)
 
 
 def _logistic(train: Vectors, labels: NDArray[np.integer], classes: int) -> Iterator[_Candidate]:
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
     limit = iterations(*train.shape, classes)
     for penalty in PENALTIES:
         model = _scaled(train, LogisticRegression(C=penalty, max_iter=limit))
@@ -155,12 +163,16 @@ def _logistic(train: Vectors, labels: NDArray[np.integer], classes: int) -> Iter
 
 
 def _neighbour_classes(train: Vectors, labels: NDArray[np.integer], classes: int) -> Iterator[_Candidate]:
+    from sklearn.neighbors import KNeighborsClassifier
+
     for k in _possible(train):
         model = _scaled(train, KNeighborsClassifier(k, algorithm="brute")).fit(train, labels)
         yield _Candidate(f"k = {k}", _in_little_memory(_scores_of(model, classes)))
 
 
 def _neighbour_values(train: Vectors, values: NDArray[np.floating]) -> Iterator[_Candidate]:
+    from sklearn.neighbors import KNeighborsRegressor
+
     for k in _possible(train):
         model = _scaled(train, KNeighborsRegressor(k, algorithm="brute")).fit(train, values)
         yield _Candidate(f"k = {k}", _in_little_memory(model.predict))
@@ -170,7 +182,7 @@ def _possible(train: Vectors) -> list[int]:
     return [k for k in NEIGHBOURS if k <= train.shape[0]]
 
 
-def _scores_of(model: Pipeline, classes: int) -> Predict:
+def _scores_of(model: "Pipeline", classes: int) -> Predict:
     """Return what gives a classifier's probabilities [N, C]; those of classes that it never met are 0."""
 
     def predict(x: Vectors) -> NDArray[np.floating]:
@@ -182,6 +194,8 @@ def _scores_of(model: Pipeline, classes: int) -> Predict:
 
 
 def _in_little_memory(predict: Predict) -> Predict:
+    from sklearn import config_context
+
     def bounded(x: Vectors) -> NDArray[np.floating]:
         with config_context(working_memory=DISTANCES_MB):
             return predict(x)

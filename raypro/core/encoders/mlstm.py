@@ -19,6 +19,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from raypro.config import InputError
 from raypro.core.alphabet import PAD, SIZE
+from raypro.core.compiling import uncompiled
 from raypro.core.residues import embed, only_residues, residue_mean
 
 
@@ -88,7 +89,7 @@ class Cell(nn.Module):
         self.x, self.m = _normalised(embedding, 4 * units), _normalised(units, 4 * units)
         self.bias = nn.Parameter(torch.zeros(4 * units))
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @uncompiled
     def forward(self, x: Tensor) -> Tensor:
         """Return the states [B, T, H] after each step of x [B, T, E], from states of zero."""
         from_x, factors = linear(x, self.x.weight, self.bias), self.mx(x)

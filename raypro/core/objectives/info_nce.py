@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from raypro.core.compiling import uncompiled
 from raypro.core.distributed import gather_ints, rank, world_size
 
 LOGITS = {"cpu": 2**18, "cuda": 2**25}
@@ -42,7 +43,7 @@ class Terms:
         return sum(count * math.log(many) for count, many in counted), sum(count / many for count, many in counted)
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
+@uncompiled
 def info_nce(z: Tensor, c: Tensor, terms: Terms, distances: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return the weighted sum of -log softmax over j of z_{t+k}^i . c_t^j at j = i, and two sums without gradient.
 

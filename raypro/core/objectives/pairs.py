@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from raypro.core.compiling import uncompiled
 from raypro.core.random import uniform
 
 CLASSES = 20
@@ -55,7 +56,7 @@ class PairHead(nn.Module):
         logits: Tensor = self.second(self.activation(self.first(features)))
         return logits
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @uncompiled
     def loss(
         self,
         h: Tensor,
