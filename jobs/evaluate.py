@@ -1,6 +1,6 @@
 """Judge an encoder by probes on its vectors: ``raypro evaluate`` as a Ray job."""
 
-from raypro.cli import command_main
+from raypro.job import command_main
 from raypro.probing import evaluate_command
 
 if __name__ == "__main__":

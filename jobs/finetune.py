@@ -4,7 +4,7 @@
 ``transformer`` or what else ``raypro.presets.SCRATCH`` names. A checkpoint with ``--start None`` is its encoder with random weights.
 """
 
-from raypro.cli import finetune_main
+from raypro.job import finetune_main
 from raypro.presets import fine_tuning
 
 if __name__ == "__main__":

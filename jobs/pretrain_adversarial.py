@@ -6,12 +6,12 @@ end in ``transformer``, attends.
 
 from dataclasses import replace
 
-from raypro.cli import pretrain_main
 from raypro.core.encoders.transformer import TransformerShape
 from raypro.core.noiser import GRUNoiserShape, TransformerNoiserShape
 from raypro.core.objectives.adversarial import Adversarial
 from raypro.core.optimizer import Adam
 from raypro.experiment import Experiment
+from raypro.job import pretrain_main
 from raypro.presets import demo_corpus, fresh_name
 from raypro.settings import Batches, Budget, Tracking, Validation, Workers
 

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 from pretrain_pmlm import PRESETS as PAIRWISE
 
-from raypro.cli import pretrain_main
 from raypro.core.encoders.resnet import TAPE_RESNET, ResNetShape
 from raypro.core.encoders.transformer import TAPE_TRANSFORMER
 from raypro.core.objectives.mlm import MLM
 from raypro.core.optimizer import Adam
 from raypro.experiment import Experiment
+from raypro.job import pretrain_main
 from raypro.presets import demo_corpus, fresh_name
 from raypro.settings import Batches, Budget, Workers
 

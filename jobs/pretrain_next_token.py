@@ -5,12 +5,12 @@ Presets are UniRep (Alley et al. 2019), TAPE's LSTM (Rao et al. 2019) and the la
 
 from dataclasses import replace
 
-from raypro.cli import pretrain_main
 from raypro.core.encoders.lstm import BEPLER, TAPE_LSTM, LSTMShape
 from raypro.core.encoders.mlstm import UNIREP
 from raypro.core.objectives.next_token import NextToken
 from raypro.core.optimizer import Adam
 from raypro.experiment import Experiment
+from raypro.job import pretrain_main
 from raypro.presets import demo_corpus, fresh_name
 from raypro.settings import Batches, Budget, Tracking, Validation, Workers
 

@@ -15,6 +15,7 @@ import tyro
 from raypro.config import InputError, RunFailed, nearest, require_finite
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+HELP = ("-h", "--help")
 
 
 @contextlib.contextmanager
@@ -41,33 +42,40 @@ def parse(target: Any, args: Sequence[str], **options: Any) -> Any:
     return parsed
 
 
-def parse_command(commands: dict[str, Callable[..., Any]], args: Sequence[str], prog: str) -> Callable[[], Any]:
-    """Return the call that ``args`` ask for: one of ``commands``, whose names may be of two words, with its parameters.
+def parse_call(command: Callable[..., Any], args: Sequence[str], prog: str) -> Callable[[], Any]:
+    """Return the call of ``command`` that ``args`` ask for; ``prog`` is how its help calls it.
 
     Raises:
         InputError: as :func:`parse`.
     """
-    args = list(args)
-    require_command(commands, args)
-    if " ".join(args[:2]) in commands:
-        args[:2] = [" ".join(args[:2])]
-    later = {name: _deferred(command) for name, command in commands.items()}
-    call: Callable[[], Any] = _strictly(functools.partial(tyro.extras.subcommand_cli_from_dict, later, args=args, prog=prog))
+    call: Callable[[], Any] = _strictly(functools.partial(tyro.cli, _deferred(command), args=list(args), prog=prog))
     return call
 
 
-def require_command(commands: Iterable[str], args: Sequence[str]) -> None:
-    """Raise InputError, with the nearest right name, where the words before the first option begin no command."""
+def find_command(commands: Iterable[str], args: Sequence[str]) -> str:
+    """Return the command, of one or two words, that ``args`` begin with.
+
+    Where they ask which ones there are, by ``--help`` or by nothing at all: the first word of several commands, or nothing.
+
+    Raises:
+        InputError: they begin with no command; it names the nearest one.
+    """
     words = list(takewhile(lambda word: not word.startswith("-"), args))[:2]
     groups = {command.split()[0] for command in commands if " " in command}
-    if not words or any(" ".join(words[:count]) in commands for count in (1, 2)):
-        return
-    if words[0] not in groups:
-        words = words[:1]
-    name = " ".join(words)
+    for count in (2, 1):
+        if (name := " ".join(words[:count])) in commands and len(words) >= count:
+            return name
+    name = " ".join(words if words and words[0] in groups else words[:1])
+    asked = args[len(words) :]
+    if name in {"", *groups} and asked and asked[0] in HELP:
+        return name
     if name in groups:
         raise InputError(f"{name}: which? known: {', '.join(command for command in commands if command.startswith(f'{name} '))}")
-    raise InputError(f"{name}: no such command{nearest(name, [*commands, *groups])}")
+    if words:
+        raise InputError(f"{name}: no such command{nearest(name, [*commands, *groups])}")
+    if args:
+        raise InputError(f"{args[0]}: options follow a command; raypro --help says which there are")
+    return ""
 
 
 def _deferred(command: Callable[..., Any]) -> Callable[..., Callable[[], Any]]:

@@ -13,7 +13,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from raypro.cli import pretrain_main
 from raypro.cluster.train import require_corpus
 from raypro.config import InputError
 from raypro.core.alphabet import STANDARD
@@ -27,6 +26,7 @@ from raypro.core.objectives.objective import players_of
 from raypro.core.optimizer import Adam
 from raypro.core.subset import gumbel, relaxed_subset, threshold_subset
 from raypro.experiment import Experiment
+from raypro.job import pretrain_main
 from raypro.outbox import FOLDER
 from raypro.settings import Batches
 from raypro.training import WARNING, Hooks

@@ -18,7 +18,6 @@ from raypro.checkpoint_probe import (
     recorded,
     require_probing,
 )
-from raypro.cli import pretrain_main
 from raypro.cluster.probe import probes_of
 from raypro.cluster.resources import Node, worker_cpus
 from raypro.cluster.trial import probed
@@ -30,6 +29,7 @@ from raypro.core.objectives.cpc import CPC
 from raypro.data.labelled import LabelledData
 from raypro.encoder import load_encoder
 from raypro.experiment import Experiment
+from raypro.job import pretrain_main
 from raypro.outbox import read_records
 from raypro.own_process import in_own_process
 from raypro.probe_tasks import evaluate_labelled

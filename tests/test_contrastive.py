@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from raypro import contrastive, probing
-from raypro.cli import command_main
 from raypro.config import InputError
 from raypro.contrastive import evaluate_contrastive, objective_of
 from raypro.core import checkpoint
@@ -19,6 +18,7 @@ from raypro.core.encoders.cpcprot import CPCProtShape
 from raypro.core.objectives.cpc import CPC
 from raypro.core.reference.cpc import loop_info_nce, loop_vectors
 from raypro.experiment import Experiment
+from raypro.job import command_main
 from raypro.outbox import read_records
 from raypro.probing import evaluate_command
 from tests.fine_tuned import save_model, write_fasta

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import pytest
 
-from raypro.arguments import parse_command
+from raypro.arguments import parse_call
 from raypro.config import InputError
 from raypro.data import download, download_command
 from raypro.data.download import Checksum, fetch
@@ -198,7 +198,7 @@ def published(server: Server, tmp_path: Path) -> Server:
 
 
 def command(*args: str) -> None:
-    parse_command({"task download": download_command.download_command, "other": print}, ["task", "download", *args], "raypro")()
+    parse_call(download_command.download_command, args, "raypro task download")()
 
 
 def test_the_command_downloads_unpacks_and_says_what_is_next(published: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

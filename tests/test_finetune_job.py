@@ -9,12 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from raypro.cli import finetune_main, main
+from raypro.cli import main
 from raypro.cluster.train import finetune, saved_experiment
 from raypro.config import InputError
 from raypro.core import checkpoint
 from raypro.data.labelled import LabelledData
 from raypro.home import run_folder
+from raypro.job import finetune_main
 from raypro.outbox import last_status
 from raypro.presets import fine_tuning
 from raypro.settings import Budget, Workers

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from raypro.arguments import parse, parse_command
+from raypro.arguments import parse, parse_call
 from raypro.config import InputError, require_finite
 from raypro.core.optimizer import Adam
 from raypro.experiment import Experiment, FineTuning
@@ -50,9 +50,9 @@ def test_of_a_command() -> None:
     def build(identity: float = 0.5) -> float:
         return identity
 
-    assert parse_command({"build": build, "other": build}, ["build", "--identity", "0.25"], "raypro")() == 0.25
+    assert parse_call(build, ["--identity", "0.25"], "raypro build")() == 0.25
     with pytest.raises(InputError, match="^identity: nan is no finite number"):
-        parse_command({"build": build, "other": build}, ["build", "--identity", "nan"], "raypro")
+        parse_call(build, ["--identity", "nan"], "raypro build")
 
 
 def test_within_anything() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from raypro import encoder_import
-from raypro.cli import finetune_main, main
+from raypro.cli import main
 from raypro.config import InputError
 from raypro.core import checkpoint
 from raypro.core.optimizer import Adam
@@ -17,6 +17,7 @@ from raypro.encoder import load_encoder
 from raypro.encoder_import import import_encoder, resolve_encoder
 from raypro.finetuning import FineTuned, Finetuning, resolved
 from raypro.home import run_folder
+from raypro.job import finetune_main
 from raypro.presets import fine_tuning
 from raypro.settings import Budget, SequenceBatches
 from raypro.training import train

@@ -19,11 +19,13 @@ import psutil
 import pytest
 import torch
 
-from raypro.cli import COMMANDS, main, pretrain_main
+import raypro
+from raypro.cli import COMMANDS, main
 from raypro.cluster.checks import listens
 from raypro.data.source import read_here
 from raypro.data.synthetic import build_synthetic
 from raypro.experiment import Experiment
+from raypro.job import pretrain_main
 from raypro.outbox import Outbox
 from raypro.pretraining import Pretraining
 from raypro.provenance import source_digest
@@ -76,7 +78,7 @@ def test_each_job_takes_a_step_on_the_demonstration_corpus(
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ([], "Expected one of {corpus build, corpus show"),
+        (["--verbose"], "--verbose: options follow a command; raypro --help"),
         (["corpus", "biuld", "x"], "corpus biuld: no such command; did you mean corpus build?"),
         (["corpus", "--overwrite"], "corpus: which\\? known: corpus build, corpus show"),
         (["predcit", "--model", "x"], "predcit: no such command; did you mean predict?"),
@@ -161,8 +163,27 @@ def test_the_end_of_a_run_draws_contact_maps_where_its_families_are_short_whatev
     assert "speed/..._per_second" in (run / "tracking" / "outbox-driver.jsonl").read_text()  # what the figures are is in the description
 
 
-def test_every_command_says_what_it_does() -> None:
-    assert all(command.__doc__ for command in COMMANDS.values())
+def test_every_command_is_in_the_overview_and_says_what_it_does(capsys: pytest.CaptureFixture[str]) -> None:
+    for asked, begin in {(): "", ("--help",): "", ("corpus", "-h"): "corpus "}.items():
+        main(asked)
+        said = capsys.readouterr().out
+        assert [name for name in COMMANDS if f"  {name} " in said] == [name for name in COMMANDS if name.startswith(begin)]
+        assert all(len(line) < 100 for line in said.splitlines())
+    assert all(command.load().__doc__ for command in COMMANDS.values())
+    main(["--version"])
+    assert capsys.readouterr().out == f"raypro {raypro.__version__}\n"
+
+
+def test_a_command_imports_what_it_needs_and_no_more() -> None:
+    heavy = ("torch", "ray", "mlflow", "sklearn", "matplotlib")
+    code = "import sys, raypro.cli; raypro.cli.main([]); {}; print([name for name in sys.argv[1:] if name in sys.modules])"
+    for then, loaded in {
+        "raypro.cli.COMMANDS['ui'].load()": [],
+        "import raypro.cluster.train": ["torch", "ray", "matplotlib"],
+    }.items():
+        compiler = ("torch._dynamo", "sklearn.base", "mlflow")
+        said = subprocess.check_output([sys.executable, "-c", code.format(then), *heavy, *compiler], text=True)
+        assert said.splitlines()[-1] == str(loaded)
 
 
 @pytest.fixture

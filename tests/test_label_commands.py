@@ -1,11 +1,12 @@
 """What a person gives and gets: the names of files and splits, errors in one line, the commands of labelled data."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from raypro.arguments import parse_command
+from raypro.arguments import parse_call
 from raypro.config import InputError
 from raypro.data import label_commands
 from raypro.data.build import build
@@ -103,15 +104,14 @@ def test_only_labelled_data_are_replaced_and_only_when_asked(tmp_path: Path) -> 
         build([tmp_path / "x.fasta"], tmp_path / "d", overwrite=True)
 
 
+def command(function: Callable[..., None], args: list[str]) -> None:
+    parse_call(function, args, "raypro task")()
+
+
 def test_the_commands_say_what_a_person_must_know(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    commands = {
-        "task import": label_commands.import_command,
-        "task show": label_commands.show_command,
-        "task check": label_commands.check_command,
-    }
     records = [*STABILITY, {**STABILITY[0], "primary": "AC1"}, {**STABILITY[0], "stability_score": [2.0]}]
     path = to_json(tmp_path / "stability_train.json", records)
-    parse_command(commands, ["task", "import", str(path), "--out", str(tmp_path / "d"), "--task", "stability"], "raypro")()
+    command(label_commands.import_command, [str(path), "--out", str(tmp_path / "d"), "--task", "stability"])
     said = capsys.readouterr().out
     for expected in (
         "4 records read",
@@ -122,9 +122,9 @@ def test_the_commands_say_what_a_person_must_know(tmp_path: Path, capsys: pytest
         f"raypro task show {tmp_path / 'd'}",
     ):
         assert expected in said
-    parse_command(commands, ["task", "check", str(tmp_path / "d")], "raypro")()
+    command(label_commands.check_command, [str(tmp_path / "d")])
     assert "whole: 3 labelled sequences in train" in capsys.readouterr().out
-    parse_command(commands, ["task", "show", str(tmp_path / "d")], "raypro")()
+    command(label_commands.show_command, [str(tmp_path / "d")])
     said = capsys.readouterr().out
     for expected in ("regression, stability_score", "stability_train.json", "1 digit in the sequence (train)", "1.083"):  # the mean label
         assert expected in said

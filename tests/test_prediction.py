@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from raypro import prediction
-from raypro.arguments import parse_command
+from raypro.arguments import parse_call
 from raypro.config import InputError
 from raypro.core import checkpoint
 from raypro.core.encoders.convolution import ConvolutionShape
@@ -223,8 +223,8 @@ def test_an_interrupted_table_leaves_what_was_there(tmp_path: Path) -> None:
 
 def test_the_command_line_is_as_the_readme_has_it(tmp_path: Path) -> None:
     source = write_fasta(tmp_path / "a.fasta", {"a": "MKV"})
-    args = ["predict", "--model", str(save_model(tmp_path / "run")), str(source), "--out", str(tmp_path / "out.tsv")]
-    parse_command({"predict": predict_command, "other": predict_command}, args, "raypro")()
+    args = ["--model", str(save_model(tmp_path / "run")), str(source), "--out", str(tmp_path / "out.tsv")]
+    parse_call(predict_command, args, "raypro predict")()
     assert (tmp_path / "out.tsv").read_text().startswith("id\tpredicted\na\t")
 
 

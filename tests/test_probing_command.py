@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from raypro import probing
-from raypro.cli import command_main
 from raypro.config import InputError
 from raypro.encoder import load_encoder
 from raypro.evaluate import probe_plots
+from raypro.job import command_main
 from raypro.outbox import read_records
 from raypro.probe_tasks import PROBES, evaluate_labelled
 from raypro.probing import evaluate_command, said

@@ -22,6 +22,7 @@ from raypro.data.corpus import SPLITS, Corpus
 from raypro.data.readers import text_bytes
 from raypro.data.rejects import REJECTS_FILE, check_rejects
 from raypro.data.show import show
+from raypro.data.synthetic import build_synthetic
 
 RAY_FROM_BYTES = 1 << 30
 """Uncompressed text from which a Ray of one's own is worth the seconds that it takes to start."""
@@ -83,6 +84,24 @@ def check_command(corpus: tyro.conf.Positional[Path], /) -> None:
     rows = sum(opened.rows(split) for split in SPLITS)
     files = _count(len(opened.manifest.files), "file")
     Console().print(f"{corpus}: whole: {files}, {_count(rows, 'sequence')}, every checksum and count is right", soft_wrap=True)
+
+
+def synthetic_command(
+    out: Path, families: int = 4, length: int = 32, sequences: int = 4000, held_out: int = 1, seed: int = 0, overwrite: bool = False
+) -> None:
+    """Make a corpus of synthetic families with planted, known contacts.
+
+    Args:
+        out: the corpus folder to make.
+        families: families to train on.
+        length: residues of every sequence.
+        sequences: sequences of each family.
+        held_out: further families, which are the test split.
+        seed: of everything random.
+        overwrite: replace a corpus that is there already.
+    """
+    corpus = build_synthetic(out, families=families, length=length, sequences=sequences, held_out=held_out, seed=seed, overwrite=overwrite)
+    show_command(corpus.path)
 
 
 def on_ray(function: Callable[[Any], Any], items: list[Any], stage: str) -> Iterator[Any]:
