@@ -4,6 +4,8 @@ SHELL := /bin/bash
 PYTHON := .venv/bin/python
 # Newer than pyproject.toml: .venv holds what pyproject.toml asks for.
 STAMP := .venv/.complete
+# Two processes, each with a Ray of its own where its files need one; a file's tests stay together and share what they set up.
+PYTEST := $(PYTHON) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help venv demo test test-quick lint format
 help:
@@ -18,10 +20,10 @@ demo: $(STAMP)
 	$(PYTHON) jobs/pretrain_pmlm.py
 
 test: $(STAMP)
-	$(PYTHON) -m pytest -m "not gpu"
+	$(PYTEST) -m "not gpu"
 
 test-quick: $(STAMP)
-	$(PYTHON) -m pytest -m "not gpu and not cluster and not slow"
+	$(PYTEST) -m "not gpu and not cluster and not slow"
 
 lint: $(STAMP)
 	.venv/bin/ruff check .

@@ -10,6 +10,9 @@ import ray
 from raypro.address import listens
 from raypro.config import InputError, first_line
 
+KEEP_IDLE = {"idle_worker_killing_time_threshold_ms": 600_000}
+"""Of a Ray of our own: it would end idle workers after a second and start others, 1.5 s of a core each, for every burst of reading."""
+
 ADVICE = "start one with 'ray start --head', or unset RAY_ADDRESS; raypro doctor says more"
 
 
@@ -44,7 +47,7 @@ def ray_session(before_start: Callable[[], object] = lambda: None, dashboard: bo
             raise InputError(f"RAY_ADDRESS={address}: {first_line(error)}; {ADVICE}") from None
     else:
         before_start()
-        ray.init(address="local", include_dashboard=dashboard, **quiet)
+        ray.init(address="local", include_dashboard=dashboard, _system_config=KEEP_IDLE, **quiet)
     try:
         yield
     finally:
