@@ -11,7 +11,6 @@ import pytest
 
 from raypro.config import InputError
 from raypro.data.readers import pieces_of, read_piece
-from raypro.data.tape import load_pickle
 from tests.test_readers import read
 
 TAPE = [
@@ -129,19 +128,6 @@ def test_a_list_whose_end_cannot_be_told_from_a_broken_record_is_refused(tmp_pat
 class _Evil:
     def __reduce__(self) -> tuple:
         return (exec, ("raise SystemExit('code of the file was run')",))
-
-
-def test_pickles_give_plain_values_and_arrays_but_run_no_code() -> None:
-    record = {"primary": "ACD", "id": b"x", "family": np.int64(3), "array": np.arange(3.0)}
-    for protocol in (3, pickle.HIGHEST_PROTOCOL):
-        found = load_pickle(pickle.dumps(record, protocol))
-        np.testing.assert_array_equal(found.pop("array"), np.arange(3.0))
-        assert found == {"primary": "ACD", "id": b"x", "family": 3}
-    for bad in (_Evil(), np.array([_Evil()], dtype=object), Path("x"), print):
-        with pytest.raises(pickle.UnpicklingError, match="neither a plain value nor a numpy array"):
-            load_pickle(pickle.dumps(bad))
-    with pytest.raises(pickle.UnpicklingError):
-        load_pickle(b"\x80\x04nonsense")
 
 
 def test_tape_lmdb(tmp_path: Path) -> None:

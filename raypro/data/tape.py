@@ -1,7 +1,7 @@
 """TAPE's files (Rao et al. 2019): records with ``primary`` (the sequence), in pre-training ``id``, ``family``, ``clan``; JSON or LMDB.
 
-The records of an LMDB folder are pickles. They are read by an unpickler that rebuilds plain values and numpy arrays and
-refuses every other name, so that no code from the file runs.
+The records of an LMDB folder are pickles, which :mod:`raypro.data.plain_pickle` reads as data. The pages they lie in are read by the
+LMDB library.
 """
 
 import io
@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from raypro.config import InputError
 from raypro.data.file_kinds import open_bytes
+from raypro.data.plain_pickle import load_pickle
 from raypro.data.records import CAUSES, EMPTY, RECORDS, REJECTS
 
 _BATCH = 1 << 14
@@ -33,11 +34,6 @@ _BETWEEN = _BLANK + ",]"
 _NEXT_LINE, _NEXT_IN_LIST = re.compile(r"\n\s*\{"), re.compile(r",\s*\{")
 NO_OBJECT, _NO_FIELD, _NO_JSON = "no object with fields", "no field 'primary', which holds the sequence", "not valid JSON"
 _NO_TEXT, _REFUSED = "a sequence that is no text", "a pickle that is damaged or asks for more than plain values and numpy arrays"
-_ADMITTED = {("numpy", "ndarray"), ("numpy", "dtype")} | {
-    (f"numpy.{core}.{module}", name)  # numpy 1 and 2 call the package differently
-    for core in ("core", "_core")
-    for module, name in (("multiarray", "_reconstruct"), ("multiarray", "scalar"), ("numeric", "_frombuffer"))
-}
 
 
 @dataclass(frozen=True)
@@ -47,29 +43,6 @@ class Unreadable:
     cause: str
     detail: str
     """What is wrong with this one."""
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    """Rebuilds plain values and numpy arrays only."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ADMITTED:
-            raise pickle.UnpicklingError(f"it wants {module}.{name}, which is neither a plain value nor a numpy array")
-        return super().find_class(module, name)
-
-
-def load_pickle(data: bytes) -> Any:
-    """Return the plain value or numpy array that ``data`` holds, running no code of its own.
-
-    Raises:
-        pickle.UnpicklingError: it asks for anything else, or is damaged.
-    """
-    try:
-        return _PlainUnpickler(io.BytesIO(data)).load()
-    except pickle.UnpicklingError:
-        raise
-    except Exception as error:  # whatever a damaged pickle makes the unpickler run into
-        raise pickle.UnpicklingError(f"damaged: {error}") from None
 
 
 def read_tape_json(path: Path) -> Iterator[tuple[pa.Table, pa.Table]]:
