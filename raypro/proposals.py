@@ -10,6 +10,19 @@ ATTEMPTS = 20
 """Proposals of a combination that was tried before, after which an untried one is drawn."""
 
 
+def require_optuna() -> Any:
+    """Return Optuna, imported.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    try:
+        import optuna
+    except ImportError:
+        raise InputError("search: Optuna is not installed; pip install 'raypro[optuna]'") from None
+    return optuna
+
+
 class Proposals:
     """The tree-structured Parzen estimator over a space's values, as classes without an order.
 
@@ -23,10 +36,7 @@ class Proposals:
         Raises:
             InputError: Optuna is not installed.
         """
-        try:
-            import optuna
-        except ImportError:
-            raise InputError("search: Optuna is not installed; pip install 'raypro[optuna]'") from None
+        optuna = require_optuna()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._optuna, self._search, self._sizes, self._sign = optuna, search, sizes, sign
         self._study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=search.seed), direction="maximize")

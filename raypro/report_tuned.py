@@ -33,10 +33,8 @@ from raypro.report_fields import (
 )
 from raypro.report_runs import Runs, source_of
 from raypro.scoring import START
+from raypro.sweep_report import FIGURES
 from raypro.tasks.tape import TASKS
-
-AVERAGED = "their average"
-"""A column of a sweep's test table that is no baseline."""
 
 
 def tuned_scores(runs: Runs) -> Iterator[Score]:
@@ -141,7 +139,7 @@ def _of_sweep(runs: Runs, record: RunRecord) -> Iterator[Score]:
         value, deviation, split = number(row.get("mean")), number(row.get("deviation")), row.get("split") or ""
         if value is None:
             continue
-        known = {name: number(cell) for name, cell in list(row.items())[5:] if name and name != AVERAGED}
+        known = {name: number(cell) for name, cell in row.items() if name and name not in FIGURES}
         rivals = tuple((name, figure) for name, figure in known.items() if figure is not None)
         many = int(number(row.get("runs")) or 1)
         score = Score(model, "fine-tuning", data.measured, split, row.get("metric") or "", value, None, None, deviation, many)

@@ -143,6 +143,8 @@ class Space:
                 raise InputError(f"axes: {axis}: expected a tuple of values, got {values!r}")
             if any(value in values[:place] for place, value in enumerate(values)):
                 raise InputError(f"axes: {axis}: a value is there twice in {values!r}")
+            if part := next((other for other in self.axes if other.startswith(f"{axis}.")), None):
+                raise InputError(f"axes: {part} is a part of {axis}, whose values would replace it; vary either")
         if math.prod(self.sizes) > MOST_COMBINATIONS:
             raise InputError(f"axes: {math.prod(self.sizes):,} combinations, at most {MOST_COMBINATIONS:,} are taken; leave out values")
         for choice in self.combinations():

@@ -32,8 +32,8 @@ class Demand:
     """GPUs of each worker."""
     workers: int = 1
     """Workers of each trial."""
-    at_once: int = 1
-    """Trials that run at the same time."""
+    at_once: int = 0
+    """Trials that run at the same time; 0: not decided yet."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Result:
     used: float | None = None
     """Epochs (steps, where the budget has no epochs) that were run."""
     allowed: float | None = None
-    """Epochs (or steps) that the budget allows."""
+    """Epochs (or steps) that it would have run, had it not stopped early: until whichever of the budget's limits comes first."""
     started: float = 0.0
     """When the trial began in its process, in seconds since 1970."""
     first_step: float | None = None
@@ -61,7 +61,15 @@ class Result:
     ended: float = 0.0
     """When it ended."""
     test: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    """Split -> metrics of that checkpoint; of the runs with several seeds only."""
+    """Test split -> metrics of that checkpoint; of the runs with several seeds only."""
+
+    @property
+    def by_split(self) -> dict[str, Mapping[str, float]]:
+        """The metrics on validation and then those on the test splits, which are the same where there are any; empty of a failed one."""
+        valid = {name.removeprefix("valid/"): value for name, value in self.metrics.items() if name.startswith("valid/")}
+        tested = {name for metrics in self.test.values() for name in metrics}
+        valid = {name: value for name, value in valid.items() if name in tested or not tested}
+        return {"valid": valid, **self.test} if valid else dict(self.test)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,10 @@ MOST_ROWS, MOST_METRICS = 20, 4
 """Trials, and metrics of a test split, that the terminal shows; the CSV files hold all."""
 RANKING, TEST, PICTURE = "ranking.csv", "test.csv", "axes.png"
 MEAN_RANK = "mean rank"
+AVERAGED, FAILED = "their average", "failed"
+"""Columns of the test table that are no baselines: what the runs with several seeds predict on average; how many failed, and why."""
+FIGURES = ("split", "metric", "mean", "deviation", "runs", FAILED, AVERAGED)
+"""All of its columns that are no baselines."""
 
 Ranked = list[tuple[Trial, Result]]
 Baselines = Mapping[str, Mapping[str, Mapping[str, float]]]
@@ -100,7 +104,7 @@ def draw_axes(sweep: Sweep, ranked: Ranked) -> Path:
 
 
 def spared(ranked: Ranked) -> float | None:
-    """Return which part of the budgets' epochs (or steps) was not run, because trials stopped early; failed trials do not count."""
+    """Return which part of the epochs (or steps) was not run, because trials stopped early; failed trials do not count."""
     pairs = [(result.used, result.allowed) for _, result in ranked if result.status != "failed" and result.allowed]
     allowed = sum(limit for _, limit in pairs if limit)
     return 1 - sum(used or 0.0 for used, _ in pairs) / allowed if allowed else None
@@ -123,20 +127,26 @@ def lost_to_starting(results: Sequence[Result], at_once: int, launched: float) -
 
 
 def over_seeds(runs: Ranked) -> dict[str, dict[str, Spread]]:
-    """Return split -> metric -> its mean and deviation over the runs that were scored on test."""
-    scored = [result.test for _, result in runs if result.test]
+    """Return split -> metric -> its mean and deviation over the runs that did not fail; validation, which chose, comes first."""
+    scored = [result.by_split for _, result in runs if result.by_split]
     return {
         split: {
             metric: Spread(mean(values), stdev(values) if len(values) > 1 else float("nan"), len(values))
             for metric in metrics
-            for values in [[test[split][metric] for test in scored]]
+            for values in [[by_split.get(split, {}).get(metric, float("nan")) for by_split in scored]]
         }
         for split, metrics in (scored[0] if scored else {}).items()
     }
 
 
-def rows_of_tests(tests: Mapping[str, Mapping[str, Spread]], baselines: Baselines) -> list[dict[str, Any]]:
-    """Return one row a split and metric: mean, deviation, and the baselines."""
+def failed(runs: Ranked) -> str:
+    """Return how many of the runs with several seeds failed, and why the first did; empty where none did."""
+    reasons = [result.reason for _, result in runs if result.status == "failed"]
+    return f"{len(reasons)} of {len(runs)} runs failed: {reasons[0]}" if reasons else ""
+
+
+def rows_of_tests(runs: Ranked, baselines: Baselines) -> list[dict[str, Any]]:
+    """Return one row a split and metric: mean, deviation, what failed, and the baselines."""
     return [
         {
             "split": split,
@@ -144,37 +154,37 @@ def rows_of_tests(tests: Mapping[str, Mapping[str, Spread]], baselines: Baseline
             "mean": spread.mean,
             "deviation": spread.deviation,
             "runs": spread.runs,
+            FAILED: failed(runs),
             **{name: by_split.get(split, {}).get(metric) for name, by_split in baselines.items()},
         }
-        for split, metrics in tests.items()
+        for split, metrics in over_seeds(runs).items()
         for metric, spread in metrics.items()
     ]
 
 
-def shown_tests(primary: str, tests: Mapping[str, Mapping[str, Spread]], baselines: Baselines) -> list[list[str]]:
-    """Return, as text, the first rows of each test split, the metric that chooses first."""
+def shown_tests(primary: str, runs: Ranked, baselines: Baselines) -> list[list[str]]:
+    """Return, as text, the first rows of each split, the metric that chooses first."""
     rows = []
-    for split, metrics in tests.items():
+    for split, metrics in over_seeds(runs).items():
         for metric in sorted(metrics, key=lambda name: name != primary)[:MOST_METRICS]:
             others = [by_split.get(split, {}).get(metric) for by_split in baselines.values()]
             rows.append([split, metric, str(metrics[metric]), *("-" if value is None else f"{value:.3f}" for value in others)])
     return rows
 
 
-def table_of_tests(primary: str, tests: Mapping[str, Mapping[str, Spread]], baselines: Baselines) -> Table:
-    """Return what the best combination reaches on the test splits, beside the baselines."""
-    runs = max((spread.runs for metrics in tests.values() for spread in metrics.values()), default=0)
-    table = Table(title=f"On test: the best combination, {runs} run{'s' * (runs != 1)} with fresh seeds", title_justify="left")
+def table_of_tests(primary: str, runs: Ranked, baselines: Baselines) -> Table:
+    """Return what the best combination reaches on validation and on the test splits, beside the baselines."""
+    scored = sum(result.status != "failed" for _, result in runs)
+    title = f"The best combination, {scored} run{'s' * (scored != 1)} with fresh seeds"
+    table = Table(title="; ".join(filter(None, (title, failed(runs)))), title_justify="left")
     for column in ("split", "metric", "mean ± deviation", *baselines):
         table.add_column(column)
-    for row in shown_tests(primary, tests, baselines):
+    for row in shown_tests(primary, runs, baselines):
         table.add_row(*row)
     return table
 
 
-def markdown(
-    sweep: Sweep, ranked: Ranked, tests: Mapping[str, Mapping[str, Spread]], baselines: Baselines, warnings: Sequence[str] = ()
-) -> str:
+def markdown(sweep: Sweep, ranked: Ranked, runs: Ranked, baselines: Baselines, warnings: Sequence[str] = ()) -> str:
     """Return the head of the sweep's page."""
     metric = sweep.space.base.ranked_by[0]
     best, result = ranked[0]
@@ -185,30 +195,24 @@ def markdown(
     saved = spared(ranked)
     if saved is not None:
         lines.append(f"Early stopping saved {100 * saved:.0f} % of the {unit(sweep)}.")
-    if tests:
+    if runs:
         lines += ["", f"| split | metric | mean ± deviation over seeds | {' | '.join(baselines)} |", "| --- " * (3 + len(baselines)) + "|"]
-        lines += [f"| {' | '.join(row)} |" for row in shown_tests(metric.split("/")[-1], tests, baselines)]
+        lines += [f"| {' | '.join(row)} |" for row in shown_tests(metric.split("/")[-1], runs, baselines)]
+        lines += [f"\n{failed(runs)}."] * bool(failed(runs))
     return "\n".join([*lines, *(f"\n{warning}." for warning in warnings)])
 
 
-def say(
-    sweep: Sweep,
-    ranked: Ranked,
-    tests: Mapping[str, Mapping[str, Spread]],
-    baselines: Baselines,
-    warnings: Sequence[str],
-    lost: float | None,
-) -> None:
+def say(sweep: Sweep, ranked: Ranked, runs: Ranked, baselines: Baselines, warnings: Sequence[str], lost: float | None) -> None:
     """Print the ranking, the test results with what a person has to know of them, and the costs."""
     console = Console()
     console.print(ranking_table(sweep, ranked))
-    if tests:
-        console.print(table_of_tests(sweep.space.base.ranked_by[0].split("/")[-1], tests, baselines))
+    if runs:
+        console.print(table_of_tests(sweep.space.base.ranked_by[0].split("/")[-1], runs, baselines))
     for warning in warnings:
         console.print(f"[bold]overlap[/]      {warning}", soft_wrap=True, highlight=False)
     saved = spared(ranked)
     if saved is not None:
-        console.print(f"early stopping saved {100 * saved:.0f} % of the {unit(sweep)} that the budgets allow", highlight=False)
+        console.print(f"early stopping saved {100 * saved:.0f} % of the {unit(sweep)}", highlight=False)
     if lost is not None:
         console.print(f"{100 * lost:.1f} % of the trials' time went by before their first steps", highlight=False)
     for word, name in (("ranking", RANKING), ("test", TEST), ("picture", PICTURE)):

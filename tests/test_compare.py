@@ -122,10 +122,11 @@ def test_a_comparison_ends_in_a_table_and_runs_nothing_twice(
     table = raypro_home / "comparisons" / "tried" / "table.csv"
     with table.open() as file:
         written = list(csv.DictReader(file))
-    assert [row["condition"] for row in written] == list(rows[0].reached)
+    assert [row["condition"] for row in written] == [*rows[0].reached, "mean of train", "ridge on one-hot"]
+    assert float(written[-1]["mean"]) == rows[0].baselines["ridge on one-hot"] and not written[-1]["runs"]
     assert float(written[3]["mean"]) == rows[0].reached[ADVERSARIAL].mean
     said = table.with_suffix(".md").read_text()
-    assert "| regression | test |" in said and str(asked.tuning) in said
+    assert "| regression | test |" in said and str(asked.tuning) in said and f"{max(rows[0].baselines.values()):.3f} (" in said
     sampled = LabelledData.open(asked.folder / "data" / "regression" / "data").manifest.files
     assert [file.rows < 48 for file in sampled] == [True, True, True] and sampled[0].residues <= 500 and sampled[2].rows == 16
     client = mlflow.MlflowClient(f"sqlite:///{raypro_home}/mlflow.db")

@@ -14,7 +14,7 @@ from raypro.arguments import parse
 from raypro.cluster import compare_objectives as module
 from raypro.cluster import comparing
 from raypro.cluster.compare_objectives import ObjectiveComparison, compare_objectives, fine_tune_all
-from raypro.cluster.comparing import Pretrained, run_once
+from raypro.cluster.comparing import Pretrained, Tuned, run_once
 from raypro.cluster.objectives_table import MARK, TUNED, UNCLEAR, Competitor, Measured, Score, report, scores_of_probe
 from raypro.config import InputError
 from raypro.core import checkpoint
@@ -177,7 +177,7 @@ def test_every_encoder_is_fine_tuned_beside_random_weights_of_its_shape(monkeypa
 
     def sweep(name: str, space: Space, at_once: int | None) -> dict:
         swept[name] = space
-        return {"test": {"spearman": Spread(0.5 if space.base.start else 0.1, 0.01, 3)}}
+        return {"test": Tuned(Spread(0.5 if space.base.start else 0.1, 0.01, 3), {"ridge on one-hot": 0.3 if "wide" not in name else 0.6})}
 
     monkeypatch.setattr(module, "sweep_once", sweep)
     done = Pretrained(Path("x/step_00000004"), 6, 1234, 90.0)
@@ -191,8 +191,14 @@ def test_every_encoder_is_fine_tuned_beside_random_weights_of_its_shape(monkeypa
         "tried-regression-random-2": (None, other),
         "tried-wide-tokens-regression": (str(done.checkpoint), other),
     }
-    assert [list(score.baselines) for score in scores] == [["random weights (mlm, adversarial)"]] * 2 + [["random weights (wide)"]]
-    assert all(score.verdict == "better" and score.reached.value == 0.5 and score.how == TUNED for score in scores)
+    ridge = "ridge on one-hot"
+    assert [list(score.baselines) for score in scores] == [
+        ["random weights (mlm, adversarial)", ridge],
+        ["random weights (mlm, adversarial)", ridge],
+        ["random weights (wide)", ridge],
+    ]
+    assert all(score.reached.value == 0.5 and score.how == TUNED for score in scores)
+    assert [score.verdict for score in scores] == ["better", "better", "not better"]  # than ridge, where that is above random weights
 
 
 def pretrain_here(experiment: Experiment, resume: bool) -> None:

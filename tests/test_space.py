@@ -74,6 +74,7 @@ def test_any_field_can_be_an_axis_whole_dataclasses_and_none_too() -> None:
         ({"name": ("a", "b")}, "all trials of a sweep share their name"),
         ({"workers.count": (1, 2)}, "all trials of a sweep share their workers"),
         ({"seed": (0, 1)}, "several seeds anyway"),
+        ({"encoder.width": (8, 16), "encoder": (ConvolutionShape(),)}, "axes: encoder.width is a part of encoder"),
         ({"batches.size": tuple(range(1, 200)), "budget.epochs": tuple(range(1, 200))}, "39,601 combinations"),
     ],
 )
@@ -124,7 +125,7 @@ def test_a_space_file_gets_what_it_names_and_nothing_else(tmp_path: Path) -> Non
 
 def test_there_is_a_space_for_every_task_and_one_for_pre_training() -> None:
     tasks = ["contacts", "fluorescence", "remote_homology", "secondary_structure", "stability"]
-    expected = sorted([*tasks, *PRETRAINING, "adversarial_finetune"])  # the last is for any task
+    expected = sorted([*tasks, *PRETRAINING, "adversarial_finetune", "stability_convolution"])  # for any task; that of ARCHITECTURE.md
     assert [path.stem for path in SPACES] == expected
 
 
@@ -134,7 +135,7 @@ def tiny_data(name: str, folder: Path) -> Path:
     sequences = {split: random_sequences(12, *lengths, seed=i) for i, split in enumerate(("train", "valid", "test"))}
     if name in PRETRAINING:
         return write_corpus(folder, sequences).path
-    if name in ("stability", "fluorescence", "adversarial_finetune"):
+    if name in ("stability", "stability_convolution", "fluorescence", "adversarial_finetune"):
         return hydrophobic_share(folder, {"train": 12, "valid": 12, "test": 12}).path
     kinds: dict[str, tuple[str, Any, tuple[str, ...]]] = {
         "remote_homology": ("classification", lambda some: {"label": ["ab"[len(s) % 2] for s in some]}, ("a", "b")),
@@ -161,7 +162,8 @@ def tiny_data(name: str, folder: Path) -> Path:
 def test_every_space_can_be_built_and_takes_a_step(path: Path, tmp_path: Path) -> None:
     data = tiny_data(path.stem, tmp_path / "data")
     space = load_space(path, None if path.stem in PRETRAINING else "convolution", str(data))
-    assert space.planned >= 12 and Space.from_plain(json.loads(json.dumps(space.to_plain()))).to_plain() == space.to_plain()
+    assert space.planned >= 12 and all(len(values) > 1 for values in space.axes.values())
+    assert Space.from_plain(json.loads(json.dumps(space.to_plain()))).to_plain() == space.to_plain()
     experiment = replace(space.experiment(next(space.combinations())), budget=Budget(steps=1))
     if isinstance(experiment, FineTuning):
         job: Any = Finetuning.load(resolved(experiment, LabelledData.open(data)))

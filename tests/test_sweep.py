@@ -17,7 +17,17 @@ from raypro.proposals import Proposals
 from raypro.settings import Budget
 from raypro.space import ASHA, Grid, Optuna, Random, Space
 from raypro.sweep import Demand, Halving, Result, Sweep
-from raypro.sweep_report import lost_to_starting, markdown, over_seeds, ranking_rows, ranking_table, rows_of_tests, spared, write_csv
+from raypro.sweep_report import (
+    lost_to_starting,
+    markdown,
+    over_seeds,
+    ranking_rows,
+    ranking_table,
+    rows_of_tests,
+    spared,
+    table_of_tests,
+    write_csv,
+)
 from tests.small import tiny_experiment, tiny_fine_tuning
 
 BASE = tiny_fine_tuning(Path("data"))
@@ -91,7 +101,7 @@ def test_trials_are_ranked_by_the_mean_of_their_ranks_where_one_figure_should_no
         and "2.3333" in said
         and "inf" in said
     )
-    assert "mean of its ranks by loss, accuracy, families" in markdown(sweep, ranked, {}, {})
+    assert "mean of its ranks by loss, accuracy, families" in markdown(sweep, ranked, [], {})
 
 
 @pytest.mark.parametrize(
@@ -167,17 +177,42 @@ def test_the_ranking_shows_what_the_books_hold(raypro_home: Path, tmp_path: Path
         read = list(csv.DictReader(file))
     assert [row["optimizer.learning_rate"] for row in read] == ["0.01", "0.001", "0.1"] and read[0]["valid/mse"] == "0.5"
     assert ranking_table(sweep, ranked).row_count == 3
-    assert "best valid/spearman 0.7000: batches.size=16, optimizer.learning_rate=0.01" in markdown(sweep, ranked, {}, {})
+    assert "best valid/spearman 0.7000: batches.size=16, optimizer.learning_rate=0.01" in markdown(sweep, ranked, [], {})
 
 
-def test_test_results_are_a_mean_and_the_deviation_of_a_sample() -> None:
-    runs = [(None, Result("finished", test={"test": {"spearman": value}})) for value in (0.5, 0.6, 0.7)]
-    tests = over_seeds([*runs, (None, Result("failed"))])  # type: ignore[list-item]
-    spread = tests["test"]["spearman"]
+def seed_runs(*values: float | None) -> Any:
+    """Return runs with several seeds: of each what it reached on test, None of one that failed; 0.1 more on validation."""
+    return [
+        (None, Result("failed", "not finite"))
+        if value is None
+        else (None, Result("finished", metrics={"valid/spearman": value + 0.1, "valid/loss": 9.0}, test={"test": {"spearman": value}}))
+        for value in values
+    ]
+
+
+def test_results_are_a_mean_and_the_deviation_of_a_sample_on_test_and_on_validation() -> None:
+    runs, baselines = seed_runs(0.5, 0.6, 0.7), {"ridge": {"test": {"spearman": 0.4}, "valid": {"spearman": 0.45}}}
+    spreads = over_seeds(runs)
+    assert {split: list(metrics) for split, metrics in spreads.items()} == {"valid": ["spearman"], "test": ["spearman"]}
+    spread = spreads["test"]["spearman"]
     assert (spread.mean, spread.deviation, spread.runs) == (pytest.approx(0.6), pytest.approx(0.1), 3)
-    assert str(spread) == "0.600 ± 0.100"
-    assert rows_of_tests(tests, {"ridge": {"test": {"spearman": 0.4}}})[0]["ridge"] == 0.4
-    assert str(over_seeds(runs[:1])["test"]["spearman"]) == "0.500 (one run)"  # type: ignore[arg-type]
+    assert str(spread) == "0.600 ± 0.100" and str(spreads["valid"]["spearman"]) == "0.700 ± 0.100"
+    rows = rows_of_tests(runs, baselines)
+    assert [(row["split"], row["ridge"], row["failed"]) for row in rows] == [("valid", 0.45, ""), ("test", 0.4, "")]
+    assert str(over_seeds(seed_runs(0.5))["test"]["spearman"]) == "0.500 (one run)"
+    untested = [(None, Result("finished", metrics={"valid/spearman": 0.5, "valid/loss": 1.0}))]
+    assert list(over_seeds(untested)["valid"]) == ["spearman", "loss"]  # type: ignore[arg-type]
+
+
+def test_runs_with_other_seeds_that_failed_are_said(raypro_home: Path) -> None:
+    sweep, runs = sweep_of(Space(BASE, AXES)), seed_runs(0.5, 0.6, None)
+    said = "1 of 3 runs failed: not finite"
+    assert {row["failed"] for row in rows_of_tests(runs, {})} == {said} and rows_of_tests(runs, {})[1]["runs"] == 2
+    table = table_of_tests("spearman", runs, {})
+    assert table.title == f"The best combination, 2 runs with fresh seeds; {said}" and table.row_count == 2
+    ranked = [(sweep.trials[0], Result("finished", score=0.5))]
+    assert f"{said}." in markdown(sweep, ranked, runs, {})
+    assert "failed" not in markdown(sweep, ranked, seed_runs(0.5), {})
 
 
 def test_what_starting_costs_is_the_time_that_places_wait_for_first_steps() -> None:
@@ -188,6 +223,9 @@ def test_what_starting_costs_is_the_time_that_places_wait_for_first_steps() -> N
         Result("failed", started=26.0, ended=26.5),
     ]
     assert lost_to_starting(results, 2, launched=0.0) == pytest.approx(12 / (12 + 40))
+    dead = Result("failed", "its process died", started=2.0, first_step=3.0, ended=90.0)
+    alive = Result("finished", started=91.0, first_step=92.0, ended=100.0)
+    assert lost_to_starting([dead, alive], 1, launched=0.0) == pytest.approx(5 / 100)  # what the dead one trained is no waiting
     assert lost_to_starting(results[3:], 2, launched=0.0) is None
 
 

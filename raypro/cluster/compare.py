@@ -13,7 +13,17 @@ from rich.console import Console
 from rich.table import Table
 
 from raypro.arguments import one_line_errors, parse
-from raypro.cluster.comparing import Pretrained, Tuning, markdown, measure_leakage, require_names, require_tasks, run_once, sweep_once
+from raypro.cluster.comparing import (
+    Pretrained,
+    Tuned,
+    Tuning,
+    markdown,
+    measure_leakage,
+    require_names,
+    require_tasks,
+    run_once,
+    sweep_once,
+)
 from raypro.cluster.session import ray_session
 from raypro.cluster.train import require_corpus
 from raypro.cluster.tune import prepare
@@ -90,12 +100,13 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Row:
-    """What the encoders reach on a test split, by condition."""
+    """What the encoders reach on a test split, by condition, beside what needs none."""
 
     task: str
     split: str
     metric: str
     reached: Mapping[str, Spread]
+    baselines: Mapping[str, float]
 
 
 def compare_main(default: Comparison, args: Sequence[str] | None = None) -> None:
@@ -139,12 +150,15 @@ def pretrain_all(comparison: Comparison) -> dict[str, Pretrained]:
 
 def fine_tune_all(comparison: Comparison, task: str, data: str, starts: Mapping[str, Path | None]) -> list[Row]:
     """Fine-tune each encoder on a task; return a row for each test split."""
-    reached = {}
+    reached: dict[str, dict[str, Tuned]] = {}
     for condition, start in starts.items():
         name = f"{comparison.name}-{task}-{condition.replace(', ', '-').replace(' ', '-')}"
         reached[condition] = sweep_once(name, comparison.fine_tuning(task, data, start), comparison.tuning.at_once)
     primary = TASKS[task]().primary
-    return [Row(task, split, primary, {c: found[split][primary] for c, found in reached.items()}) for split in reached[SCRATCH]]
+    return [
+        Row(task, split, primary, {c: found[split].spread for c, found in reached.items()}, tuned.baselines)
+        for split, tuned in reached[SCRATCH].items()
+    ]
 
 
 def report(comparison: Comparison, runs: Mapping[str, Pretrained], rows: Sequence[Row], outbox: Outbox) -> None:
@@ -157,10 +171,12 @@ def report(comparison: Comparison, runs: Mapping[str, Pretrained], rows: Sequenc
         for row in rows:
             for condition, spread in row.reached.items():
                 writer.writerow([row.task, row.split, row.metric, condition, spread.mean, spread.deviation, spread.runs])
+            for name, value in row.baselines.items():
+                writer.writerow([row.task, row.split, row.metric, name, value, "", ""])
     outbox.artifact(path)
     table = Table(title=f"{comparison.name}: mean ± deviation over fine-tuning seeds", title_justify="left")
-    columns = ["task", "split", "metric", *conditions]
-    shown = [[row.task, row.split, row.metric, *(str(row.reached[c]) for c in conditions)] for row in rows]
+    columns = ["task", "split", "metric", *conditions, "best baseline"]
+    shown = [[row.task, row.split, row.metric, *(str(row.reached[c]) for c in conditions), _best(row.baselines)] for row in rows]
     costs = [f"- {c}: {run.steps:,} steps, {run.seconds / 60:.1f} minutes, `{run.checkpoint}`" for c, run in runs.items()]
     about = ["", f"Figures: mean ± deviation over seeds; {comparison.tuning}.", ""]
     text = "\n".join([*markdown(columns, shown), *about, "Pre-training (steps of both players, where there are two):", "", *costs]) + "\n"
@@ -176,6 +192,11 @@ def report(comparison: Comparison, runs: Mapping[str, Pretrained], rows: Sequenc
     console.print(table)
     console.print(str(comparison.tuning), highlight=False)
     console.print(f"table        {comparison.folder}", soft_wrap=True, highlight=False)
+
+
+def _best(baselines: Mapping[str, float]) -> str:
+    name = max(baselines, key=lambda name: baselines[name], default=None)
+    return f"{baselines[name]:.3f} ({name})" if name else "-"
 
 
 def _scaled(steps: int | None, share: float) -> int | None:

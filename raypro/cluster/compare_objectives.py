@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 
 from raypro.arguments import one_line_errors, parse
-from raypro.cluster.comparing import Tuning, measure_leakage, require_names, require_same, require_tasks, run_once, sweep_once
+from raypro.cluster.comparing import Tuned, Tuning, measure_leakage, require_names, require_same, require_tasks, run_once, sweep_once
 from raypro.cluster.objectives_table import TUNED, UNTRAINED, Competitor, Measured, Score, report, scores_of_probe
 from raypro.cluster.session import ray_session
 from raypro.cluster.train import require_corpus
@@ -31,7 +31,6 @@ from raypro.probe_tasks import CONTRASTIVE, FAMILIES, PROBES, Evaluation, evalua
 from raypro.probing import FIGURES, keep, log, place_of, with_overlaps
 from raypro.settings import Budget, Probing, require_name
 from raypro.space import Space
-from raypro.sweep_report import Spread
 from raypro.tasks.tape import TASKS
 from raypro.tracking import Sender
 
@@ -244,7 +243,7 @@ def fine_tune_all(comparison: ObjectiveComparison, tasks: Sequence[tuple[str, st
     """
     scores = []
     for task, data in tasks:
-        scratch: dict[Encoder, dict[str, dict[str, Spread]]] = {}
+        scratch: dict[Encoder, dict[str, Tuned]] = {}
         for competitor in competitors:
             run, metric = competitor.experiment, TASKS[task]().primary
             shape, untrained = run.encoder, comparison.untrained(run.encoder)
@@ -254,7 +253,8 @@ def fine_tune_all(comparison: ObjectiveComparison, tasks: Sequence[tuple[str, st
             space = comparison.fine_tuning(task, data, run, competitor.finished.checkpoint)
             reached = sweep_once(f"{run.name}-{task}", space, comparison.tuning.at_once)
             for split, found in reached.items():
-                beside = {untrained: Measured.over(scratch[shape][split][metric])}
+                beside = {untrained: Measured.over(scratch[shape][split].spread)}
+                beside |= {name: Measured(value) for name, value in found.baselines.items()}
                 about = (competitor.setting, competitor.label, TUNED, task, split, metric, f"{comparison.tuning.epochs} epochs")
-                scores.append(Score(*about, Measured.over(found[metric]), beside))
+                scores.append(Score(*about, Measured.over(found.spread), beside))
     return scores

@@ -4,10 +4,11 @@ What is held equal holds for the end of a run, so the last checkpoint is what is
 have seen less than the others.
 """
 
-from collections.abc import Iterable, Sequence
+import csv
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from math import prod
+from math import isfinite, prod
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from raypro.cluster.resources import alive_nodes
 from raypro.cluster.sweeping import drive
 from raypro.cluster.train import pretrain, saved_experiment
 from raypro.cluster.tune import demand_of, prepare
-from raypro.config import InputError, nearest
+from raypro.config import InputError, RunFailed, nearest
 from raypro.core import checkpoint
 from raypro.data.corpus import Corpus
 from raypro.data.label_sample import sample
@@ -27,7 +28,7 @@ from raypro.outbox import Outbox, last_status
 from raypro.settings import Budget
 from raypro.space import Space
 from raypro.sweep import BOOK, Demand, Sweep, sweep_folder
-from raypro.sweep_report import TEST, Spread, over_seeds
+from raypro.sweep_report import FIGURES, TEST, Spread, failed, over_seeds
 from raypro.tasks.tape import TASKS
 from raypro.tracking import send_pending
 
@@ -217,14 +218,25 @@ class Tuning:
 
 
 PAPER_GRID = Tuning((1e-5, 1e-4, 1e-3), (16, 64), (0.0, 0.01), (3, 10), epochs=30)
-"""That of McDermott et al. 2020, who varied batch size, rate, weight decay and patience, and do not list the values."""
+"""Over what McDermott et al. 2020 varied: batch size, rate, weight decay and patience; the values are ours, the paper lists none."""
 
 
-def sweep_once(name: str, space: Space, at_once: int | None) -> dict[str, dict[str, Spread]]:
-    """Run a sweep, go on with it, or take it as it is where it is finished; return its figures by test split and metric.
+@dataclass(frozen=True)
+class Tuned:
+    """What a sweep reached on a test split, by the metric of its task."""
+
+    spread: Spread
+    """The best combination, over seeds."""
+    baselines: Mapping[str, float]
+    """What needs no encoder, as ridge regression on one-hot residues, by name."""
+
+
+def sweep_once(name: str, space: Space, at_once: int | None) -> dict[str, Tuned]:
+    """Run a sweep, go on with it, or take it as it is where it is finished; return what it reached on each test split.
 
     Raises:
         InputError: the sweep of its name is another one.
+        RunFailed: every trial, or every run of the best combination with another seed, failed.
     """
     prepared, source = prepare(space)
     folder = sweep_folder(name)
@@ -237,7 +249,14 @@ def sweep_once(name: str, space: Space, at_once: int | None) -> dict[str, dict[s
         sweep = sweep.with_demand(demand_of(sweep, alive_nodes(), at_once, None, None))
         drive(sweep, source, retry_failed=False)
     best, _ = sweep.ranked(sweep.trials)[0]
-    return over_seeds(sweep.ranked(sweep.seed_trials(best)))
+    runs, metric = sweep.ranked(sweep.seed_trials(best)), prepared.base.task.primary
+    if not (folder / TEST).is_file():
+        raise RunFailed(f"sweep {name}: {failed(runs)}; after mending it: raypro tune --resume {name} --retry-failed")
+    with (folder / TEST).open(newline="") as file:
+        rows = {row["split"]: row for row in csv.DictReader(file) if row["metric"] == metric}
+    known = {split: {name: float(cell or "nan") for name, cell in row.items() if name not in FIGURES} for split, row in rows.items()}
+    baselines = {split: {name: value for name, value in found.items() if isfinite(value)} for split, found in known.items()}
+    return {split: Tuned(spreads[metric], baselines[split]) for split, spreads in over_seeds(runs).items() if split != "valid"}
 
 
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

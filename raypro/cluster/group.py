@@ -36,7 +36,7 @@ def fit_on_workers(
     """Have Ray Train run ``worker`` on each worker; ``config`` is what it is told beside the experiment and the run's folder.
 
     Raises:
-        RunFailed: training failed more often than it may be restarted.
+        RunFailed: training failed more often than it may be restarted; says why the last time.
     """
     workers, (selected, order) = experiment.workers, experiment.selected_by
     trainer = TorchTrainer(
@@ -58,7 +58,7 @@ def fit_on_workers(
     try:
         result = trainer.fit()
     except TrainingFailedError as error:
-        raise RunFailed(f"run {run.name}: {_cause(error)}; what it has is kept: go on with --resume {run.name}") from error
+        raise RunFailed(_cause(error)) from error
     choose, worst = (min, math.inf) if order == "min" else (max, -math.inf)  # what an older raypro saved may lack the metric
     checkpoint, metrics = choose(result.best_checkpoints, key=lambda pair: pair[1].get(selected, worst))
     return Outcome(run, Path(checkpoint.path), metrics)

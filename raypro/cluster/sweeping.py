@@ -22,17 +22,17 @@ from raypro.data.labelled import LabelledData
 from raypro.experiment import AnyExperiment, FineTuning
 from raypro.finetuning import FineTuned, Finetuning
 from raypro.mlflow_run import REGISTERED
-from raypro.outbox import FOLDER, Outbox, last_status
+from raypro.outbox import FOLDER, Outbox, last_status, read_records
 from raypro.proposals import Proposals
 from raypro.scoring import known_overlaps, leaks_of, plain_overlaps, predict_split, said_overlaps, test_splits
 from raypro.space import ASHA, Optuna, shown
 from raypro.sweep import BOOK, Halving, Sweep, Trial, logged
 from raypro.sweep_report import (
+    AVERAGED,
     RANKING,
     TEST,
     Baselines,
     Ranked,
-    Spread,
     draw_axes,
     lost_to_starting,
     markdown,
@@ -45,8 +45,6 @@ from raypro.sweep_report import (
 from raypro.tracking import Child, Sender
 
 Data = LabelledData | Corpus
-AVERAGED = "their average"
-"""What the averaged predictions of the runs with several seeds are called beside the baselines."""
 
 
 def drive(sweep: Sweep, source: Data, retry_failed: bool) -> None:
@@ -63,11 +61,11 @@ def drive(sweep: Sweep, source: Data, retry_failed: bool) -> None:
         desk.tidy(retry_failed)
         desk.describe()
         ranked = desk.search()
-        tests, baselines, runs = desk.conclude(ranked)
-        warnings = desk.warnings(list(tests))
-        desk.report(ranked, tests, baselines, runs, warnings)
+        runs, baselines = desk.conclude(ranked)
+        warnings = desk.warnings()
+        desk.report(ranked, runs, baselines, warnings)
     ended = [result for _, result in [*ranked, *runs] if result.started >= launched]
-    say(sweep, ranked, tests, baselines, warnings, lost_to_starting(ended, sweep.demand.at_once, launched))
+    say(sweep, ranked, runs, baselines, warnings, lost_to_starting(ended, sweep.demand.at_once, launched))
     registered = sweep.path / FOLDER / REGISTERED
     if runs and registered.exists():
         raypro = Path(sys.executable).with_name("raypro")
@@ -143,27 +141,26 @@ class _Desk:
             raise RunFailed(f"sweep {sweep.path.name}: every trial failed, the first for: {ranked[0][1].reason}; {how}")
         return ranked
 
-    def conclude(self, ranked: Ranked) -> tuple[dict[str, dict[str, Spread]], Baselines, Ranked]:
-        """Run the best combination with several seeds; return its test metrics, those of baselines, and the runs, ranked."""
+    def conclude(self, ranked: Ranked) -> tuple[Ranked, Baselines]:
+        """Run the best combination with several seeds; return the runs, ranked, and what the baselines reach."""
         if not isinstance(self.source, LabelledData):
-            return {}, {}, []
-        splits = test_splits(self.source)
+            return [], {}
         trials = self.sweep.seed_trials(ranked[0][0])
         for trial in trials:
             if trial.begun and not trial.is_same():
                 shutil.rmtree(trial.path)  # of another combination, which was the best before failed trials were run again
         waiting = [trial for trial in trials if trial.result is None]
         if waiting:
-            tests = {split: ray.put(self.source.read(split)) for split in splits}
+            tests = {split: ray.put(self.source.read(split)) for split in test_splits(self.source)}
             run_trials(self.sweep, waiting, len(waiting), replace(self.shared([t.experiment for t in waiting]), tests=tests), self.begin)
-        runs = self.sweep.ranked(trials)
-        baselines = {AVERAGED: self.averaged(runs, splits), **self.sweep.space.base.task.baselines(self.source, splits)} if splits else {}
-        return over_seeds(runs), baselines, runs
+        runs, splits = self.sweep.ranked(trials), ["valid", *test_splits(self.source)]
+        return runs, {AVERAGED: self.averaged(runs, splits), **self.sweep.space.base.task.baselines(self.source, splits)}
 
-    def warnings(self, splits: list[str]) -> list[str]:
+    def warnings(self) -> list[str]:
         """Return what of the test splits was trained on, or seen in pre-training as far as that is known; log the counts of the latter."""
         if not (isinstance(self.source, LabelledData) and isinstance(self.sweep.space.base, FineTuning)):
             return []
+        splits = test_splits(self.source)
         overlaps = {split: o for split, o in known_overlaps(self.sweep.space.base.start, self.source).items() if split in splits}
         self.sender.outbox.text("scores.json", json.dumps({"corpus_overlap": plain_overlaps(overlaps)}))
         return leaks_of(self.source, splits) + said_overlaps(overlaps)
@@ -197,23 +194,30 @@ class _Desk:
                 starts[experiment.start] = ray.put({name: weight.numpy() for name, weight in weights.items()})
         return Shared(splits, starts, {})
 
-    def report(
-        self, ranked: Ranked, tests: dict[str, dict[str, Spread]], baselines: Baselines, runs: Ranked, warnings: Sequence[str]
-    ) -> None:
+    def report(self, ranked: Ranked, runs: Ranked, baselines: Baselines, warnings: Sequence[str]) -> None:
         """Write and log the ranking, the test results and the picture; register the best model."""
-        sweep, outbox = self.sweep, self.sender.outbox
+        sweep, outbox, spreads = self.sweep, self.sender.outbox, over_seeds(runs)
         outbox.artifact(write_csv(sweep.path / RANKING, ranking_rows(sweep, ranked)))
         outbox.artifact(draw_axes(sweep, ranked))
-        if tests:
-            outbox.artifact(write_csv(sweep.path / TEST, rows_of_tests(tests, baselines)))
-        outbox.description(markdown(sweep, ranked, tests, baselines, warnings))
+        if spreads:
+            outbox.artifact(write_csv(sweep.path / TEST, rows_of_tests(runs, baselines)))
+        outbox.description(markdown(sweep, ranked, runs, baselines, warnings))
         best = ranked[0][1]
         metrics = {f"best_{name}": value for name, value in best.metrics.items()}
-        for split, values in tests.items():
-            group = split if split.startswith("test") else f"test_{split}"
+        for split, values in spreads.items():
+            group = "seeds_valid" if split == "valid" else split if split.startswith("test") else f"test_{split}"
             metrics |= {f"{group}/{name}": spread.mean for name, spread in values.items()}
             metrics |= {f"{group}/{name}_deviation": spread.deviation for name, spread in values.items()}
         outbox.metrics(0, metrics)
         if runs and runs[0][1].step is not None:
             folder = runs[0][0].path / f"step_{runs[0][1].step:08d}"
-            outbox.model(Path(sweep.source).stem, [folder / name for name in checkpoint.MODEL_FILES])
+            self.register([folder / name for name in checkpoint.MODEL_FILES])
+
+    def register(self, files: list[Path]) -> None:
+        """Register the files of the best model, unless they were registered when the sweep was reported before."""
+        sent = read_records(self.sweep.path / FOLDER / "outbox-driver.jsonl", 0)
+        registered = [record for record, _ in sent if record and record["kind"] == "model"]
+        names = [str(file.relative_to(self.sweep.path)) for file in files]
+        newest = max(file.stat().st_mtime for file in files)
+        if not registered or registered[-1]["files"] != names or registered[-1]["time_ms"] < 1000 * newest:
+            self.sender.outbox.model(Path(self.sweep.source).stem, files)

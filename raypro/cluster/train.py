@@ -13,7 +13,7 @@ from raypro.cluster.group import Outcome, fit_on_workers
 from raypro.cluster.progress import RunProgress
 from raypro.cluster.resources import alive_nodes, this_machine, worker_cpus
 from raypro.cluster.session import ray_session
-from raypro.config import InputError
+from raypro.config import InputError, RunFailed
 from raypro.core.distributed import best_device
 from raypro.core.objectives.objective import Demanding
 from raypro.data.corpus import Corpus
@@ -22,7 +22,7 @@ from raypro.experiment import AnyExperiment, Experiment, FineTuning, experiment_
 from raypro.finetuning import FineTuned, initial_model, resolved
 from raypro.home import RUN_FILE, run_folder
 from raypro.outbox import Outbox
-from raypro.pretraining import data_plan, decays_with_budget
+from raypro.pretraining import data_plan, decays_with_budget, require_contrasts, said_of_validation
 from raypro.provenance import versions
 from raypro.scoring import score_and_report, tags_of_start
 from raypro.summary import conclude, encoder_size
@@ -45,6 +45,8 @@ def pretrain(experiment: Experiment, resume: bool = False) -> Outcome:
     corpus, experiment = require_corpus(experiment), require_probing(experiment)
     if decays_with_budget(experiment) and not (experiment.budget.steps or experiment.budget.epochs or experiment.budget.residues):
         print(CONSTANT, flush=True)
+    if experiment.validation.batch:
+        print(f"validation: {said_of_validation(experiment)}", flush=True)
     return drive(
         experiment,
         corpus.manifest.checksum,
@@ -98,8 +100,11 @@ def drive(
             print(f"run {run.name}: {run}", flush=True)
             describe_experiment(sender.outbox, experiment)
             describe(sender.outbox)
-            with RunProgress(run, experiment.budget):
-                outcome = fit_on_workers(experiment, run, cpus)
+            try:
+                with RunProgress(run, experiment.budget):
+                    outcome = fit_on_workers(experiment, run, cpus)
+            except RunFailed as error:
+                raise RunFailed(f"run {run.name}: {error}; what it has is kept: go on with --resume {run.name}") from error
             conclude(outcome, sender.outbox)
     return outcome
 
@@ -123,6 +128,7 @@ def require_corpus(experiment: Experiment) -> Corpus:
         if isinstance(experiment.objective, Demanding):
             shortest, longest = (min(length, experiment.batches.max_length) for length in corpus.length_range(split))  # as they are cropped
             experiment.objective.require_lengths(shortest, longest)
+    require_contrasts(experiment)
     return corpus
 
 
@@ -187,7 +193,8 @@ def describe_experiment(outbox: Outbox, experiment: AnyExperiment) -> None:
 def describe_corpus(outbox: Outbox, experiment: Experiment, corpus: Corpus) -> None:
     """Log what a pre-training run reads."""
     objective = type(experiment.objective).__name__
-    outbox.tags({"objective": objective, "corpus": corpus.path.name, "corpus_checksum": corpus.manifest.checksum[:12]})
+    tags = {"objective": objective, "corpus": corpus.path.name, "corpus_checksum": corpus.manifest.checksum[:12]}
+    outbox.tags(tags | ({"validation": said_of_validation(experiment)} if experiment.validation.batch else {}))
     for split in ("train", "valid"):
         profile = {"sequences": corpus.rows(split), "residues": corpus.residues(split)}
         outbox.dataset(corpus.path.name, corpus.manifest.checksum[:32], str(corpus.path), profile, split)

@@ -182,10 +182,13 @@ def _folder(run: Path, step: int) -> Path:
 
 def result_of(run: Path, experiment: AnyExperiment, status: Any) -> Result:
     """Return what a run's folder shows of it; a failed one has no score, so that it cannot win."""
-    counted = experiment.budget.epochs is not None
-    used = logged(run, "train/epoch") if counted else {step: float(step) for step in logged(run, "train/loss")}
-    allowed = experiment.budget.epochs if counted else experiment.budget.steps
-    progress = Result(status, used=max(used.values(), default=0.0), allowed=allowed)
+    budget, counted = experiment.budget, experiment.budget.epochs is not None
+    spent = {name: max(logged(run, f"train/{name}").values(), default=0.0) for name in ("epoch", "minutes", "residues")}
+    step = float(max(logged(run, "train/loss"), default=0))
+    limits = ((step, budget.steps), *zip(spent.values(), (budget.epochs, budget.minutes, budget.residues), strict=True))
+    share = min(1.0, max(amount / limit for amount, limit in limits if limit))  # of the limit that comes first
+    used = spent["epoch"] if counted else step
+    progress = Result(status, used=used, allowed=used / share if share else None)
     steps = _steps_by_score(run, experiment)
     if status == "failed" or not steps:
         return progress

@@ -1,18 +1,21 @@
 """Trials on a cluster: Ray Tune gives them out, keeps their processes, and tells when one ended or died; the books are ours."""
 
 import os
+import re
 import shutil
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from ray import tune
+from ray.exceptions import OutOfMemoryError
 from ray.tune.search import Searcher
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from raypro.cluster.trial import Shared, run_trial
+from raypro.cluster.trial import FIRST_STEP, Shared, result_of, run_trial
 from raypro.proposals import Proposals
 from raypro.space import describe
 from raypro.sweep import Result, Sweep, Trial
@@ -74,10 +77,12 @@ class Watch(Unkept, tune.Callback):
     def __init__(self, queue: Queue, begin: Callable[[Trial], Child], progress: Progress) -> None:
         self.queue, self.begin, self.progress = queue, begin, progress
         self.children: dict[str, Child] = {}
+        self.started: dict[str, float] = {}
         self.task = progress.add_task(f"{queue.sweep.path.name}", total=queue.left)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Open the trial's run in MLflow."""
+        """Open the trial's run in MLflow: its process is there."""
+        self.started[trial.trial_id] = time.time()
         self.children[trial.trial_id] = self.begin(self.queue.given[trial.trial_id])
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -88,7 +93,7 @@ class Watch(Unkept, tune.Callback):
         """Write down that a trial's process died: it could not do so itself."""
         ours = self.queue.given[trial.trial_id]
         if ours.result is None:
-            ours.end(Result("failed", died(trial), ended=time.time()))
+            ours.end(result_of_dead(ours, died(trial.get_error()), self.started.get(trial.trial_id, time.time())))
         self._end(trial.trial_id)
 
     def _end(self, trial_id: str) -> None:
@@ -103,11 +108,23 @@ class Watch(Unkept, tune.Callback):
         self.progress.console.print(line_of(self.queue.sweep, trial, result), soft_wrap=True, highlight=False, markup=False)
 
 
-def died(trial: Any) -> str:
-    """Return why a trial's process died, as Ray has it, in one line."""
-    lines = [line.strip() for line in str(trial.get_error() or "").splitlines() if line.strip()]
-    said = next((line for line in reversed(lines) if "memory" in line.lower()), None) or next(iter(reversed(lines)), "no reason known")
-    return f"its process died ({said[:200]})"
+def died(error: Exception | None) -> str:
+    """Return why a trial's process died, as Ray has it, in one line, without the causes that Ray only guesses at."""
+    if isinstance(error, OutOfMemoryError):
+        return "its process died: the machine's memory was full, and Ray ended it"
+    known = re.split("Some common causes include|There are some potential root causes", str(error or ""))[0]
+    lines = [line.strip() for line in known.splitlines() if line.strip()]
+    return f"its process died ({lines[-1][:200].rstrip()})" if lines else "its process died"
+
+
+def result_of_dead(trial: Trial, reason: str, started: float) -> Result:
+    """Return the result of a trial whose process, there since ``started``, died."""
+    first = trial.path / FIRST_STEP
+    first_step = first.stat().st_mtime if first.exists() else None
+    if first_step is not None and first_step < started:  # of an earlier attempt
+        first_step = None
+    result = result_of(trial.path, trial.experiment, "failed")
+    return replace(result, reason=reason, started=started, first_step=first_step, ended=time.time())
 
 
 def close(child: Child, result: Result) -> None:

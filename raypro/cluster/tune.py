@@ -16,12 +16,14 @@ from raypro.cluster.resources import Node, alive_nodes, shortage, this_machine
 from raypro.cluster.session import ray_session
 from raypro.cluster.sweeping import Data, drive
 from raypro.cluster.train import require_corpus, require_labelled
-from raypro.config import InputError
-from raypro.experiment import Experiment, FineTuning
+from raypro.config import InputError, from_plain, nearest, to_plain
+from raypro.experiment import Experiment, FineTuning, Task
 from raypro.finetuning import resolved
 from raypro.presets import fresh_name
-from raypro.space import Space, load_space, shown
+from raypro.proposals import require_optuna
+from raypro.space import Optuna, Space, load_space, shown
 from raypro.sweep import Demand, Sweep
+from raypro.training import grouped
 
 SpaceFile = tyro.conf.Positional[Path | None]
 
@@ -49,7 +51,7 @@ def tune_command(
         probe: data of the probe that ranks pre-training trials, for a space that asks for them; the space says which probe.
         name: the sweep's name, its folder in raypro's home; from the file's name and the time where missing.
         resume: name of a sweep to go on with: ended trials are not run again, open ones go on from their checkpoints.
-        max_concurrent: trials at the same time; as many as fit where missing.
+        max_concurrent: trials at the same time; where missing as many as fit, with --resume at most as many as before.
         cpus_per_trial: CPUs that each trial reserves; one for each of its workers where missing.
         gpus_per_trial: GPUs that each trial reserves, 0.25 for four trials a GPU.
         retry_failed: with --resume: run failed trials again.
@@ -86,16 +88,40 @@ def prepare(space: Space) -> tuple[Space, Data]:
     Raises:
         InputError: it cannot; says why.
     """
+    if isinstance(space.search, Optuna):
+        require_optuna()
+    require_criteria(space)
     if isinstance(space.base, Experiment):
         corpus, base = require_corpus(space.base), require_probing(space.base)
         return replace(space, base=replace(base, corpus=str(corpus.path))), corpus
     data = require_labelled(space.base)
     base = replace(resolved(space.base, data), data=str(data.path))
-    return replace(space, base=base), data
+    axes = {
+        axis: tuple(from_plain(Task, to_plain(task), axis).fitted_to(data) for task in values) if axis == "task" else values
+        for axis, values in space.axes.items()
+    }
+    return replace(space, base=base, axes=axes), data
+
+
+def require_criteria(space: Space) -> None:
+    """Raise InputError if a space ranks its trials by what they do not measure."""
+    if not space.criteria:
+        return
+    if isinstance(space.base, FineTuning):
+        raise InputError("criteria: trials of fine-tuning are ranked by the metric of their task; leave them out")
+    for experiment in map(space.experiment, space.combinations()):
+        assert isinstance(experiment, Experiment)
+        known = [grouped("valid", name) for name in ("loss", *(quantity.name for quantity in experiment.objective.quantities))]
+        known += [experiment.probe.metric] * (experiment.probe.task is not None)
+        for name, _ in space.criteria:
+            if name not in known:
+                raise InputError(f"criteria: {name}: no figure of these trials{nearest(name, known)}")
 
 
 def demand_of(sweep: Sweep, nodes: list[Node], at_once: int | None, cpus: float | None, gpus: float | None) -> Demand:
-    """Return what each trial asks of the cluster and how many run at once: as many as fit, unless ``at_once`` says so.
+    """Return what each trial asks of the cluster and how many run at once: ``at_once``, or as many as fit.
+
+    A sweep that was begun before runs no more at once than then, unless ``at_once`` says so.
 
     Raises:
         InputError: that many do not fit, or not even one.
@@ -116,7 +142,7 @@ def demand_of(sweep: Sweep, nodes: list[Node], at_once: int | None, cpus: float 
     if missing:
         raise InputError(f"{wanted} trial{'s' * (wanted > 1)} at once: {missing}")
     most = max(sweep.space.planned, sweep.space.seeds)
-    while at_once is None and wanted < most and not lack(wanted + 1):
+    while at_once is None and wanted < min(most, sweep.demand.at_once or most) and not lack(wanted + 1):
         wanted += 1
     return replace(each, at_once=min(wanted, most))
 
