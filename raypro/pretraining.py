@@ -4,19 +4,20 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from raypro.config import InputError
 from raypro.core.batch import Batch
 from raypro.core.distributed import gather_ints, rank, world_size
 from raypro.core.loop import TrainState, evaluate
-from raypro.core.objectives.objective import players_of
+from raypro.core.objectives.objective import Contrast, players_of
 from raypro.core.random import seed_of
 from raypro.data.corpus import Corpus
-from raypro.data.plan import CONTROL_TOKENS, Cursor, Plan, WindowTask
+from raypro.data.plan import Cursor, Plan, WindowTask
 from raypro.data.source import Reader, TrainingSource, to_batch
 from raypro.experiment import Experiment
 
@@ -144,17 +145,63 @@ def end_of_epochs(experiment: Experiment, plan: Plan, batches: Sequence[int], ep
 
 def data_plan(experiment: Experiment, split: str = "train") -> Plan:
     """Return the data plan of a split; that of the validation split does not depend on the seed, so that runs compare."""
-    batches, fixed = experiment.batches, experiment.validation.batch
+    batches, seed = experiment.batches, experiment.seed if split == "train" else 0
     corpus, windows = Corpus.open(experiment.corpus), batches.window_row_groups
-    if split == "train":
-        return Plan(corpus, split, experiment.seed, batches.token_budget, batches.max_length, windows, batches.sequences)
-    budget = max(batches.token_budget, (fixed or 0) * (batches.max_length + CONTROL_TOKENS))
-    return Plan(corpus, split, 0, budget, batches.max_length, windows, fixed or batches.sequences)
+    return Plan(corpus, split, seed, batches.token_budget, batches.max_length, windows, batches.sequences)
 
 
 def validation_batches(experiment: Experiment) -> Iterator[Batch]:
-    """Yield this worker's share of the first windows of the validation split, the same (also masked the same) at every validation."""
-    plan, most = data_plan(experiment, "valid"), experiment.validation.sequences
+    """Yield this worker's share of the validation sequences, the same (also masked the same) at every validation.
+
+    They are ``validation.batch`` sequences each where that is given (:func:`fixed_batches`), else the batches of the first windows.
+    """
+    plan, most, mine = data_plan(experiment, "valid"), experiment.validation.sequences, slice(rank(), None, world_size())
+    if experiment.validation.batch:
+        yield from map(to_batch, plan.read_rows(fixed_batches(experiment)[mine]))
+        return
     for window, groups in enumerate(plan.windows):
         if most is None or groups[0].first_row < most:
-            yield from map(to_batch, islice(plan.read(WindowTask(0, window, 0)), rank(), None, world_size()))
+            yield from map(to_batch, plan.read(WindowTask(0, window, 0))[mine])
+
+
+def held_out_rows(experiment: Experiment) -> NDArray[np.int64]:
+    """Return the first ``validation.sequences`` rows of the validation split whose sequences are long enough for a contrast."""
+    corpus, objective = Corpus.open(experiment.corpus), experiment.objective
+    lengths = corpus.read(corpus.row_groups("valid"), ["length"])["length"].to_numpy()
+    least = objective.min_length if isinstance(objective, Contrast) else 0
+    rows = np.flatnonzero(np.minimum(lengths, experiment.batches.max_length) >= least)
+    return rows[: experiment.validation.sequences]
+
+
+def fixed_batches(experiment: Experiment) -> list[NDArray[np.int64]]:
+    """Return the rows of each validation batch of ``validation.batch`` sequences, of one batch of all where there are fewer."""
+    rows = held_out_rows(experiment)
+    size = max(1, min(experiment.validation.batch or 1, len(rows)))
+    return list(rows[: len(rows) // size * size].reshape(-1, size))
+
+
+def said_of_validation(experiment: Experiment) -> str:
+    """Return how many sequences are looked at in validation batches of a fixed size, and how many there are."""
+    batches, asked = fixed_batches(experiment), experiment.validation.batch
+    size, there = len(batches[0]) if batches else 0, Corpus.open(experiment.corpus).rows("valid")
+    of = f" of {experiment.objective.min_length} residues or more" if isinstance(experiment.objective, Contrast) else ""
+    said = f"{len(batches)} x {size} sequences{of}, {len(batches) * size:,} of {there:,} in the split"
+    return said if size == asked else f"{said}; validation.batch asks for {asked} in each, more than there are"
+
+
+def require_contrasts(experiment: Experiment) -> None:
+    """Check that an objective which tells sequences apart has two of them, in each batch and in validation.
+
+    Raises:
+        InputError: it has not; its loss would be a perfect 0.
+    """
+    if not isinstance(experiment.objective, Contrast):
+        return
+    for name, size in (("batches.sequences", experiment.batches.sequences), ("validation.batch", experiment.validation.batch)):
+        if size is not None and size < 2:
+            raise InputError(f"{name}: {size} sequence has no other to be told apart from; give 2 or more")
+    if (rows := len(held_out_rows(experiment))) < 2:
+        raise InputError(
+            f"{experiment.corpus}: {rows} of the validation sequences have {experiment.objective.min_length} residues or more, "
+            "of which a contrast takes two; lower --objective.steps-ahead, raise --validation.sequences, or take another corpus"
+        )

@@ -20,13 +20,14 @@ from raypro.core import checkpoint
 from raypro.core.distributed import best_device
 from raypro.data.labelled import KINDS, LabelledData
 from raypro.encoder import load_encoder
-from raypro.encoder_import import resolve_encoder
 from raypro.evaluate import probe_plots
 from raypro.evaluate.plots import save
 from raypro.home import RUN_FILE
 from raypro.outbox import Outbox
+from raypro.prediction import find_checkpoint
 from raypro.probe_tasks import CONTRASTIVE, FAMILIES, Evaluation, Finding, evaluate_families, evaluate_labelled, require_probe
 from raypro.scoring import known_overlaps, plain_overlaps, said_overlaps
+from raypro.tasks.tape import TASKS
 from raypro.tracking import send_pending
 
 FIGURES, PICTURES, PREDICTIONS = "probes.json", "pictures", "predictions.parquet"
@@ -34,14 +35,14 @@ FIGURES, PICTURES, PREDICTIONS = "probes.json", "pictures", "predictions.parquet
 
 
 def evaluate_command(
-    encoder: Path,
+    encoder: str,
     probe: str,
     data: Path,
     pooling: str | None = None,
     out: Path | None = None,
-    families: int = 50,
-    members: int = 120,
-    family_column: str = "family",
+    families: int | None = None,
+    members: int | None = None,
+    family_column: str | None = None,
     seed: int = 0,
 ) -> None:
     """Judge an encoder's vectors, as they are, by simple models on a task, beside random weights, one-hot residues, composition and k-mers.
@@ -51,41 +52,54 @@ def evaluate_command(
     the patches ahead told apart from those of the other sequences of a batch of 512?
 
     Args:
-        encoder: a checkpoint (a folder step_... of a run, or an imported encoder), or hf:FOLDER_OR_NAME of Hugging Face.
+        encoder: a checkpoint (a folder step_... of a run, or an imported encoder); a run by its name or folder, of which the best is
+            taken; models:/NAME/VERSION of MLflow; or hf:FOLDER_OR_NAME of Hugging Face.
         probe: a task (stability, fluorescence, remote_homology, secondary_structure), a kind of labels of your own (regression,
             classification, residue_classification), families, or contrastive.
         data: a folder that raypro task import made; for families a corpus, or a table with a column of families; for contrastive a
             corpus, of which valid and test are taken, or a file of sequences that were not trained on.
-        pooling: how the encoder makes one vector of a sequence; its default where missing.
+        pooling: of probes of whole sequences: how the encoder makes one vector of each; its default where missing.
         out: folder for figures, predictions and pictures; probes/step_.../PROBE beside the checkpoint where missing,
             PROBE-NAME of labels of your own, with the name of their folder.
-        families: families: how many to take, the largest.
-        members: families: distinct sequences of each; smaller families are not taken.
-        family_column: families: what proteins are grouped by: family, clan (superfamily) or taxon.
+        families: of --probe families: how many to take, the largest; 50 where missing.
+        members: of --probe families: distinct sequences of each; smaller families are not taken; 120 where missing.
+        family_column: of --probe families: what proteins are grouped by: family (where missing), clan (superfamily) or taxon.
         seed: of what is drawn: families, residues, random weights.
     """
     require_probe(probe)
-    encoder = resolve_encoder(encoder)
-    loaded = load_encoder(encoder, best_device())
-    about: dict[str, Any] = {"encoder": str(encoder.absolute()), "data": str(data.absolute()), "seed": seed}
+    drawing = {"families": families, "members": members, "column": family_column}
+    drawing = {name: value for name, value in drawing.items() if value is not None}
+    require_used(probe, pooling, drawing)
+    path = find_checkpoint(str(encoder)).absolute()
+    loaded = load_encoder(path, best_device())
+    about: dict[str, Any] = {"encoder": str(path), "data": str(data.absolute()), "seed": seed}
     place = probe
     if probe == CONTRASTIVE:
-        found = evaluate_contrastive(loaded, objective_of(encoder, loaded.shape), data, True, seed)
+        found = evaluate_contrastive(loaded, objective_of(path, loaded.shape), data, True, seed)
     elif probe == FAMILIES:
-        found = evaluate_families(loaded, data, pooling, True, seed, families, members, family_column)
+        found = evaluate_families(loaded, data, pooling, True, seed, **drawing)
     else:
         labelled = LabelledData.open(data)
         place = place_of(probe, labelled)
         about["data_checksum"] = labelled.manifest.checksum
-        found = with_overlaps(evaluate_labelled(loaded, probe, labelled, pooling, True, seed), encoder, labelled)
-    folder = out.expanduser() if out else encoder.absolute().parent / "probes" / encoder.name / place
+        found = with_overlaps(evaluate_labelled(loaded, probe, labelled, pooling, True, seed), path, labelled)
+    folder = out.expanduser() if out else path.parent / "probes" / path.name / place
     drawn = keep(found, folder, about, seed)
     console = Console()
-    print_table(found, f"{encoder.absolute().parent.name}/{encoder.name}", console)
+    print_table(found, f"{path.parent.name}/{path.name}", console)
     for word, name in (("figures", FIGURES), ("pictures", PICTURES), ("predictions", PREDICTIONS)):
         if name != PREDICTIONS or probe != CONTRASTIVE:
             console.print(f"{word:12} {folder / name}", soft_wrap=True, highlight=False)
-    log(found, encoder.absolute(), place, folder, drawn, console)
+    log(found, path, place, folder, drawn, console)
+
+
+def require_used(probe: str, pooling: str | None, drawing: Mapping[str, Any]) -> None:
+    """Raise InputError for options that were given and that this probe would ignore; ``drawing``: those of families."""
+    if drawing and probe != FAMILIES:
+        raise InputError(f"--families, --members and --family-column: --probe {probe} draws no families; leave them out")
+    of_sequences = probe == FAMILIES or (probe in TASKS and TASKS[probe]().labels != "residue_classification")
+    if pooling is not None and not of_sequences:
+        raise InputError(f"--pooling: --probe {probe} has no vector of a whole sequence; leave it out")
 
 
 def place_of(probe: str, data: LabelledData) -> str:
@@ -101,7 +115,7 @@ def with_overlaps(found: Evaluation, encoder: str | Path, data: LabelledData) ->
 
 
 def keep(found: Evaluation, folder: Path, about: Mapping[str, Any], seed: int, maps: bool = True) -> list[Path]:
-    """Write an evaluation's pictures, its predictions and, last, its figures; return the pictures.
+    """Write an evaluation's predictions and figures, then its pictures, whose failure takes nothing away; return the pictures.
 
     Args:
         found: what was found.
@@ -118,11 +132,10 @@ def keep(found: Evaluation, folder: Path, about: Mapping[str, Any], seed: int, m
         pictures.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{folder}: cannot be made ({error.strerror}); give another folder by --out") from None
-    drawn = draw(found, pictures, seed, maps)
     if found.probe != CONTRASTIVE:
         write_predictions(found, folder / PREDICTIONS)
     (folder / FIGURES).write_text(json.dumps({**about, **plain(found)}, indent=1) + "\n")
-    return drawn
+    return draw(found, pictures, seed, maps)
 
 
 def plain(found: Evaluation) -> dict[str, Any]:
@@ -159,7 +172,10 @@ def write_predictions(found: Evaluation, path: Path) -> Path:
 
 
 def draw(found: Evaluation, folder: Path, seed: int, maps: bool = True) -> list[Path]:
-    """Draw all probes beside one another, the encoder's best (on validation) on each test split, and proteins of the first one by t-SNE."""
+    """Draw all probes beside one another, the encoder's best (on validation) on each test split, and proteins of the first one by t-SNE.
+
+    Of fewer than :data:`raypro.evaluate.probe_plots.LEAST_POINTS` proteins there is no map.
+    """
     tests = _tests(found)
     panels = [(split, [_row(finding, split, found.primary) for finding in found.findings]) for split in tests]
     paths = [save(probe_plots.beside_baselines(panels, found.primary, f"Probes: {found.probe}"), folder / "beside_baselines.png")]
@@ -167,7 +183,8 @@ def draw(found: Evaluation, folder: Path, seed: int, maps: bool = True) -> list[
         best = max(found.own, key=lambda finding: finding.tried[finding.setting])
         for split in tests:
             paths += found.task.pictures(best.predictions[split], found.splits[split], folder, split)
-    if maps and (found.families or (found.task is not None and found.task.labels == "regression")):
+    coloured = found.families or (found.task is not None and found.task.labels == "regression")
+    if maps and coloured and len(found.splits[tests[0]].ids) >= probe_plots.LEAST_POINTS:
         paths.append(draw_map(found, tests[0], folder / f"tsne_{tests[0]}.png", seed))
     return paths
 

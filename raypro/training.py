@@ -126,8 +126,9 @@ class Hooks:
 
     def __call__(self, state: TrainState) -> bool:
         """Do what is due after a step; return whether training ends."""
-        every = self.experiment.validation.every
-        end, validate = self.finished(state), state.step % every == 0 if every else self.source.at_epoch_end()
+        every, epoch_ends = self.experiment.validation.every, self.source.at_epoch_end()
+        state.epochs += epoch_ends
+        end, validate = self.finished(state), state.step % every == 0 if every else epoch_ends
         if end or validate or state.step % self.experiment.tracking.every == 0:
             self.log(state)
             end = end or self.out_of_time(state)

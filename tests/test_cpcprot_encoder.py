@@ -194,10 +194,71 @@ def test_the_authors_weights_are_read_with_their_shape(name, prefix, tmp_path):
     assert torch.equal(again(tokens), encoder(tokens))
 
 
-def test_names_of_the_papers_models_are_those_of_the_public_code():
-    names = {name: tuple(tensor.shape) for name, tensor in published(CPCPROT.build())}
-    assert names["enc.conv1.weight"] == (64, 32, 4) and names["enc.norm3.weight"] == (1, 512, 1)
-    assert names["enc.embedding.weight"] == (30, 32) and names["autoregressor.gru.weight_ih_l0"] == (1536, 512)
+GRU_OF_THE_PUBLIC_CODE = {
+    "enc.embedding.weight": (30, 32),
+    "enc.conv1.weight": (64, 32, 4),
+    "enc.conv1.bias": (64,),
+    "enc.norm1.weight": (1, 64, 1),
+    "enc.norm1.bias": (1, 64, 1),
+    "enc.conv2.weight": (64, 64, 6),
+    "enc.conv2.bias": (64,),
+    "enc.norm2.weight": (1, 64, 1),
+    "enc.norm2.bias": (1, 64, 1),
+    "enc.conv3.weight": (512, 64, 3),
+    "enc.conv3.bias": (512,),
+    "enc.norm3.weight": (1, 512, 1),
+    "enc.norm3.bias": (1, 512, 1),
+    "autoregressor.gru.weight_ih_l0": (1536, 512),
+    "autoregressor.gru.weight_hh_l0": (1536, 512),
+    "autoregressor.gru.bias_ih_l0": (1536,),
+    "autoregressor.gru.bias_hh_l0": (1536,),
+}
+"""All that ``PatchedConvEncoder`` and ``GRUAutoregressor`` of the authors' src/model hold, with model_configs/default.json."""
+LSTM_OF_THE_PUBLIC_CODE = {
+    "enc.embedding.weight": (30, 64),
+    "enc.conv1.weight": (128, 64, 4),
+    "enc.conv1.bias": (128,),
+    "enc.norm1.weight": (1, 128, 1),
+    "enc.norm1.bias": (1, 128, 1),
+    "enc.conv2.weight": (256, 128, 4),
+    "enc.conv2.bias": (256,),
+    "enc.norm2.weight": (1, 256, 1),
+    "enc.norm2.bias": (1, 256, 1),
+    "enc.conv3.weight": (512, 256, 3),
+    "enc.conv3.bias": (512,),
+    "enc.norm3.weight": (1, 512, 1),
+    "enc.norm3.bias": (1, 512, 1),
+    "enc.conv4.weight": (8, 512, 3),
+    "enc.conv4.bias": (8,),
+    "enc.norm4.weight": (1, 8, 1),
+    "enc.norm4.bias": (1, 8, 1),
+    "autoregressor.lstm.weight_ih_l0": (32, 8),
+    "autoregressor.lstm.weight_hh_l0": (32, 8),
+    "autoregressor.lstm.bias_ih_l0": (32,),
+    "autoregressor.lstm.bias_hh_l0": (32,),
+    "autoregressor.lstm.weight_ih_l1": (32, 8),
+    "autoregressor.lstm.weight_hh_l1": (32, 8),
+    "autoregressor.lstm.bias_ih_l1": (32,),
+    "autoregressor.lstm.bias_hh_l1": (32,),
+}
+"""``PatchedConvEncoderLarge`` and ``LSTMAutoregressor`` with two layers, of 8 units in the place of 2,048."""
+
+
+@pytest.mark.parametrize(
+    ("shape", "sizes"),
+    [(CPCPROT, GRU_OF_THE_PUBLIC_CODE), (replace(LSTM, filters=(128, 256, 512, 8)), LSTM_OF_THE_PUBLIC_CODE)],
+    ids=["gru", "lstm"],
+)
+def test_a_file_of_the_public_code_is_read_whole(shape, sizes, tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    saved = {name: torch.randn(size, generator=generator) for name, size in sizes.items()}
+    torch.save(saved, tmp_path / "best.ckpt")
+    found, weights = read_cpcprot(tmp_path / "best.ckpt")
+    encoder = found.build()
+    encoder.load_state_dict(weights)
+    again = dict(published(encoder))
+    assert found == shape and set(again) == set(saved)
+    assert all(torch.equal(again[name], tensor) for name, tensor in saved.items())
 
 
 def without(weights, name):

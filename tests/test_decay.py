@@ -20,8 +20,9 @@ from raypro.core.optimizer import Adam
 from raypro.data.plan import Cursor
 from raypro.data.source import read_here, to_batch
 from raypro.experiment import Experiment
+from raypro.outbox import read_records
 from raypro.pretraining import Pretraining, count_batches, data_plan, end_of_epochs
-from raypro.settings import Budget, Workers
+from raypro.settings import Budget, Tracking, Workers
 from tests.small import random_sequences, tiny_experiment, train_here, write_corpus
 
 
@@ -136,6 +137,22 @@ def test_a_falling_rate_goes_on_where_it_was(corpus: Path, tmp_path: Path, budge
     broken = shutil.copytree(tmp_path / "whole", tmp_path / "broken")
     resumed = train_here(experiment, broken, broken / "step_00000008")
     assert (resumed.step, resumed.total_steps) == (whole.step, whole.total_steps)
+    for one, other in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_rate_that_falls_each_epoch_does_so_whatever_its_steps_and_after_a_resume(corpus: Path, tmp_path: Path) -> None:
+    rate = Adam(learning_rate=1e-2, warmup_steps=0, decay="exponential", decay_factor=0.5)
+    experiment = tiny_experiment(corpus, budget=Budget(epochs=3), optimizer=rate, tracking=Tracking(every=1))
+    whole = train_here(experiment, tmp_path / "whole")
+    each = whole.step // 3
+    records = [record for record, _ in read_records(tmp_path / "whole" / "tracking" / "outbox-worker.jsonl", 0) if record]
+    rates = {r["step"]: r["values"]["train/learning_rate"] for r in records if "train/learning_rate" in r.get("values", {})}
+    # Logged is the rate of the next step: that of the epoch's last step is the next epoch's.
+    assert whole.step == 3 * each > 6 and list(rates.values()) == [1e-2 * 0.5 ** (step // each) for step in range(1, whole.step + 1)]
+    broken = shutil.copytree(tmp_path / "whole", tmp_path / "broken")
+    resumed = train_here(experiment, broken, broken / f"step_{(each + 4) // 4 * 4:08d}")
+    assert resumed.epochs == whole.epochs == 3 and resumed.learning_rate == 1e-2 / 8
     for one, other in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(one, other)
 

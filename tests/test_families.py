@@ -36,13 +36,18 @@ def test_the_nearest_neighbour_by_hand() -> None:
 
 def test_the_nearest_neighbour_in_plain_loops() -> None:
     rng = np.random.default_rng(0)
-    train, queries, labels = rng.normal(size=(30, 4)), rng.normal(size=(20, 4)), rng.integers(0, 5, 30)
-    mean, sd, expected = train.mean(axis=0), train.std(axis=0), []
-    for query in queries:
-        distances = [sum(((q - a) / s) ** 2 for q, a, s in zip(query, known, sd, strict=True)) for known in train]
-        expected.append(labels[distances.index(min(distances))])
-    assert nearest_neighbour(train, labels, queries).tolist() == expected
-    assert len(mean) == 4
+    scales = [1, 30, 0.01, 5]
+    train, queries, labels = rng.normal(size=(30, 4)) * scales, rng.normal(size=(20, 4)) * scales, rng.integers(0, 5, 30)
+
+    def nearest_by(scales: np.ndarray) -> list[int]:
+        found = []
+        for query in queries:
+            distances = [sum(((q - a) / s) ** 2 for q, a, s in zip(query, known, scales, strict=True)) for known in train]
+            found.append(labels[distances.index(min(distances))])
+        return found
+
+    expected = nearest_by(train.std(axis=0))
+    assert nearest_neighbour(train, labels, queries).tolist() == expected != nearest_by(np.ones(4))
 
 
 def test_the_largest_families_give_equally_many_on_either_side() -> None:

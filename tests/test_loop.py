@@ -189,9 +189,40 @@ def test_learning_rate_rises_then_falls_linearly() -> None:
     assert replace(adam, decay_steps=60).rate_at(35, 110) == pytest.approx(0.5)
     assert adam.rate_at(500, None) == 1.0
     falling = replace(adam, warmup_steps=0, decay="exponential", decay_steps=10, decay_factor=0.5)
-    assert [falling.rate_at(step, None) for step in (0, 9, 10, 25)] == [1.0, 1.0, 0.5, 0.25]
-    with pytest.raises(InputError, match="decay_steps"):
-        replace(falling, decay_steps=None)
+    assert [falling.rate_at(step, None, 7) for step in (0, 9, 10, 25)] == [1.0, 1.0, 0.5, 0.25]
+    by_epoch = replace(falling, decay_steps=None, warmup_steps=4)
+    assert [by_epoch.rate_at(*at) for at in ((0, None, 0), (3, None, 0), (4, None, 0), (99, 50, 1), (100, None, 3))] == [
+        0.25,
+        1,
+        1,
+        0.5,
+        0.125,
+    ]
+
+
+def test_gradients_are_clipped_to_a_norm_or_not_at_all() -> None:
+    steps = {}
+    for norm in (None, 1e9, 0.1):
+        state = new_state(MLM())
+        state.playing.adam = replace(ADAM, clip_norm=norm)
+        train_step(state, step_batches(0))
+        assert state.take_metrics()["gradient_norm"] > 0.1
+        steps[norm] = float(torch.linalg.vector_norm(state.playing.gradients.flat))
+    assert steps[None] == steps[1e9] > 0.2 and steps[0.1] == pytest.approx(0.1, rel=1e-4)
+
+
+def test_a_validation_of_nothing_is_no_perfect_one() -> None:
+    with pytest.raises(InputError, match="validation: no term of loss_mlm in its sequences: too few, or too short"):
+        evaluate(new_state(MLM()), [Batch.filler()])
+
+
+def test_epochs_go_on_in_a_resumed_run_and_an_older_ones_begin_anew() -> None:
+    state, resumed = new_state(MLM()), new_state(MLM())
+    state.epochs = 3
+    resumed.load_state_dict(state.state_dict())
+    assert resumed.epochs == 3
+    resumed.load_state_dict({name: value for name, value in state.state_dict().items() if name != "epochs"})
+    assert resumed.epochs == 0
 
 
 def test_impossible_rates_are_refused() -> None:

@@ -35,6 +35,16 @@ def test_an_encoder_without_pre_training_has_the_shape_of_the_preset_that_it_is_
         assert fine_tuning("stability", name, "data").encoder == presets[name]().encoder
 
 
+def test_contrastive_presets_train_as_their_authors_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plain Adam without clipping; the LSTM's rate falls each epoch; the authors' budgets."""
+    monkeypatch.syspath_prepend(str(JOBS))
+    presets = {name: preset() for name, preset in importlib.import_module("pretrain_cpcprot").PRESETS.items()}
+    assert {experiment.optimizer.clip_norm for experiment in presets.values()} == {None}
+    assert [presets[name].budget.epochs for name in ("cpcprot", "gru_large", "lstm")] == [19, 100, 100]
+    rates = [[presets[name].optimizer.rate_at(10**6, None, epochs) for epochs in (0, 1, 2)] for name in ("cpcprot", "gru_large", "lstm")]
+    assert rates[0] == rates[1] == [1e-4] * 3 and rates[2] == pytest.approx([1e-3, 0.85e-3, 0.7225e-3])
+
+
 @pytest.mark.parametrize("encoder", SCRATCH)
 def test_every_task_can_be_learned_from_random_weights(encoder: str) -> None:
     for task in TASKS:

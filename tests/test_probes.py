@@ -175,5 +175,8 @@ def test_residues_drawn_are_scored_ones() -> None:
 
 
 def test_scaling_is_scikit_learns() -> None:
-    x, _ = labelled(50, 1)
-    np.testing.assert_allclose(by_hand(x)[0], StandardScaler().fit_transform(x), atol=1e-4)
+    """Neighbours of vectors as they are, are those of scikit-learn's scaler and of its search; unscaled ones differ."""
+    (x, y), (t, _) = labelled(50, 1, classes=5), labelled(40, 2)
+    scaler = StandardScaler().fit(x)
+    one = KNeighborsClassifier(1).fit(scaler.transform(x), y).predict(scaler.transform(t))
+    assert nearest_neighbour(x, y, t).tolist() == one.tolist() != KNeighborsClassifier(1).fit(x, y).predict(t).tolist()

@@ -42,7 +42,7 @@ def test_the_command_writes_figures_predictions_pictures_and_the_outbox(
     sent: list[Path] = []
     monkeypatch.setattr(probing, "send_pending", sent.append)
     monkeypatch.setattr(probe_plots, "MOST_POINTS", 15)
-    folder, run = evaluated(tmp_path, probe, members=10)
+    folder, run = evaluated(tmp_path, probe, **({"members": 10} if probe == "families" else {}))
     figures = json.loads((folder / "probes.json").read_text())
     assert figures["probe"] == probe and {p["representation"] for p in figures["probes"]} == set(NAMES) == set(figures["representations"])
     table = pq.read_table(folder / "predictions.parquet")
@@ -79,6 +79,36 @@ def test_a_checkpoint_of_no_run_has_no_outbox(tmp_path: Path) -> None:
     assert not (tmp_path / "alone" / "tracking").exists() and (tmp_path / "out" / "probes.json").is_file()
 
 
+def test_an_encoder_may_be_named_as_embed_takes_it(tmp_path: Path, raypro_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the name of a run, whose best checkpoint is meant."""
+    monkeypatch.setattr(probing, "send_pending", lambda run: None)
+    run, table = raypro_home / "runs" / "mine", family_table(tmp_path / "f.tsv")
+    best = save_model(run)
+    (run / "run.json").write_text("{}")
+    evaluate_command("mine", "families", table, members=10)
+    figures = json.loads((run / "probes" / best.name / "families" / "probes.json").read_text())
+    assert figures["encoder"] == str(best)
+    with pytest.raises(InputError, match="mien: neither a checkpoint's folder nor a run; did you mean mine"):
+        evaluate_command("mien", "families", table)
+
+
+def test_two_proteins_are_no_map_and_lose_no_figures(tmp_path: Path) -> None:
+    folder, _ = evaluated(tmp_path, "families", families=2, members=2, out=tmp_path / "out")
+    assert json.loads((folder / "probes.json").read_text())["predicted"] == {"test": 2}
+    assert (folder / "predictions.parquet").is_file()
+    assert [path.name for path in (folder / "pictures").iterdir()] == ["beside_baselines.png"]
+
+
+def test_a_picture_that_cannot_be_drawn_takes_no_figures_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise ValueError("no picture")
+
+    monkeypatch.setattr(probing, "draw", fail)
+    with pytest.raises(ValueError, match="no picture"):
+        evaluated(tmp_path, "families", members=10, out=tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= {"probes.json", "predictions.parquet"}
+
+
 def test_what_did_not_converge_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("raypro.evaluate.probes.MOST_ITERATIONS", 1)
     monkeypatch.setattr("raypro.evaluate.probes.LEAST_ITERATIONS", 1)
@@ -105,6 +135,11 @@ def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
         ("stability", no_valid, [], "no valid split; probes are fitted to train and chosen by valid"),
         ("stability", tmp_path / "nothing", [], "nothing: no such folder of labelled data"),
         ("stability", data, ["--pooling", "c_final"], "pooling: 'c_final' is none of this encoder's"),
+        ("contrastive", data, ["--pooling", "mean"], "--pooling: --probe contrastive has no vector of a whole sequence; leave it out"),
+        ("secondary_structure", data, ["--pooling", "mean"], "--pooling: --probe secondary_structure has no vector"),
+        ("stability", data, ["--families", "50"], "--families, --members and --family-column: --probe stability draws no families"),
+        ("contrastive", data, ["--members", "9"], "--probe contrastive draws no families; leave them out"),
+        ("regression", data, ["--family-column", "clan"], "--probe regression draws no families; leave them out"),
         ("families", tmp_path / "plain.tsv", [], "plain.tsv: no protein in it has a family"),
         ("families", tmp_path / "plain.tsv", ["--family-column", "fold"], "--family-column fold: proteins are grouped by"),
     ]:

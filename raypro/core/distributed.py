@@ -81,8 +81,9 @@ class FlatGradients:
         """Set all gradients to zero."""
         self.flat.zero_()
 
-    def clip(self, max_norm: float) -> Tensor:
-        """Scale the gradients down to a norm of at most ``max_norm``; return their norm before, on the device."""
+    def clip(self, max_norm: float | None) -> Tensor:
+        """Scale the gradients down to a norm of at most ``max_norm`` (None: not at all); return their norm before, on the device."""
         norm = torch.linalg.vector_norm(self.flat)
-        self.flat.mul_((max_norm / (norm + 1e-6)).clamp(max=1.0))
+        if max_norm is not None:
+            self.flat.mul_((max_norm / (norm + 1e-6)).clamp(max=1.0))
         return norm

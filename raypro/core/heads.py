@@ -22,7 +22,8 @@ Layer = TypeVar("Layer", bound=nn.Module)
 class Pooling(nn.Module):
     """The vectors of a protein to one vector, over its residues.
 
-    mean, max: of each dimension. summary: the encoder's own. attention: the mean with learned weights,
+    mean, max: of each dimension. summary: the encoder's own; CPCProt's is c_final, one of the two that its authors fine-tune with. Their
+    other, z_mean, no head can have: an encoder gives a head the contexts c alone. attention: the mean with learned weights,
 
         sum over residues i of a_i h_i,   a = softmax over residues of (w . h_i)
 

@@ -72,6 +72,8 @@ class TrainState:
         self.players = [PlayerState(player, self.model, adam) for player in players_of(objective)]
         self.step = 0
         """Optimizer steps taken, of all players."""
+        self.epochs = 0
+        """Passes over the data finished."""
         self.tokens = 0
         """Tokens (residues and control tokens) trained on, over all workers, as of the last logging."""
         self.trained_on = torch.zeros((), dtype=torch.float64, device=self.device)
@@ -119,23 +121,24 @@ class TrainState:
     @property
     def learning_rate(self) -> float:
         """Rate of the next step, which every player's schedule counts over the steps of all."""
-        return self.playing.adam.rate_at(self.step, self.total_steps)
+        return self.playing.adam.rate_at(self.step, self.total_steps, self.epochs)
 
     @property
     def learning_rates(self) -> dict[str, float]:
         """Each player's rate if the next step were its own, by its name in the logs (:func:`of_player`)."""
-        return {of_player(each.player, "learning_rate"): each.adam.rate_at(self.step, self.total_steps) for each in self.players}
+        of = (self.step, self.total_steps, self.epochs)
+        return {of_player(each.player, "learning_rate"): each.adam.rate_at(*of) for each in self.players}
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs beside the weights, as tensors and plain values."""
         optimizers = {state.player.name: state.optimizer.state_dict() for state in self.players}
-        kept = ("residues", "workers_since", "wrong_since", "warnings", *_PROGRESS)
+        kept = ("epochs", "residues", "workers_since", "wrong_since", "warnings", *_PROGRESS)
         return {"optimizers": optimizers, **{name: getattr(self, name) for name in kept}}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Continue from what :meth:`state_dict` returned; the weights are loaded apart.
 
-        What an older raypro did not write begins anew: residues at 0, and steps at which something is wrong.
+        What an older raypro did not write begins anew: epochs and residues at 0, and steps at which something is wrong.
 
         Raises:
             InputError: it is not the state of these players.
@@ -144,6 +147,7 @@ class TrainState:
             raise InputError("this training state has other optimizers (an older raypro's?): it cannot be resumed, its weights can be used")
         for state in self.players:
             state.optimizer.load_state_dict(saved["optimizers"][state.player.name])
+        self.epochs = saved.get("epochs", 0)
         self.trained_on.fill_(saved.get("residues", 0))
         for name in _PROGRESS:
             setattr(self, name, saved[name])
@@ -272,6 +276,9 @@ def evaluate(state: TrainState, batches: Iterable[Batch]) -> dict[str, float]:
     """Return the means of the objective's quantities over the workers' batches, without dropout.
 
     Workers may have different numbers of batches: they meet only once, at the end.
+
+    Raises:
+        InputError: no term of the loss: a mean over nothing would pass for a perfect one.
     """
     state.model.eval()
     meter = state.new_meter()
@@ -280,4 +287,7 @@ def evaluate(state: TrainState, batches: Iterable[Batch]) -> dict[str, float]:
         meter.add(state.sums(prepared), state.local_counts([prepared]), [batch])
     total = sum_over_workers(torch.cat([meter.sums, meter.counts]))
     sums, counts = total.split([len(meter.sums), len(meter.counts)])
+    if not counts[state.count_of][state.weights != 0].any():
+        loss = " or ".join(quantity.name for quantity in state.quantities if quantity.weight)
+        raise InputError(f"validation: no term of {loss} in its sequences: too few, or too short; take a corpus with others")
     return state.means(sums, counts)

@@ -27,26 +27,25 @@ class Adam:
     warmup_steps: int = 20_000
     """Steps over which the rate rises linearly from 0."""
     decay: Literal["linear", "constant", "exponential"] = "linear"
-    """After the warm-up: fall linearly to 0 at ``decay_steps``, stay, or fall by ``decay_factor`` every ``decay_steps``."""
+    """After the warm-up: fall linearly to 0 at ``decay_steps``, stay, or fall to ``decay_factor`` of itself every ``decay_steps``."""
     decay_steps: int | None = None
-    """Step at which a linear decay ends (None: the budget's number of steps), or steps between falls of an exponential one."""
+    """Step at which a linear decay ends (None: the budget's number of steps), or steps between falls of an exponential one (None: an
+    epoch, whatever its number of steps)."""
     decay_factor: float = 0.85
     """What an exponential decay multiplies the rate by."""
-    clip_norm: float = 1.0
-    """The gradient's norm is scaled down to this."""
+    clip_norm: float | None = 1.0
+    """The gradient's norm is scaled down to this; None: gradients are taken as they are."""
 
     def __post_init__(self) -> None:
         require_finite(self, "optimizer")
         for name in ("learning_rate", "epsilon", "clip_norm"):
-            if getattr(self, name) <= 0:
+            if getattr(self, name) is not None and getattr(self, name) <= 0:
                 raise InputError(f"optimizer.{name}: {getattr(self, name)} must be above 0")
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"optimizer.{name}: {getattr(self, name)} must be in [0, 1)")
         if not 0 < self.decay_factor <= 1:
             raise InputError(f"optimizer.decay_factor: {self.decay_factor} must be in (0, 1]")
-        if self.decay == "exponential" and not self.decay_steps:
-            raise InputError("optimizer.decay_steps: an exponential decay needs the steps between its falls; give them")
         if self.decay_steps is not None and self.decay_steps < 1:
             raise InputError(f"optimizer.decay_steps: {self.decay_steps} must be 1 or more")
         if self.warmup_steps < 0 or self.weight_decay < 0:
@@ -60,12 +59,19 @@ class Adam:
         betas = (self.beta1, self.beta2)
         return torch.optim.AdamW(groups, self.learning_rate, betas, self.epsilon, self.weight_decay, fused=True)
 
-    def rate_at(self, step: int, total_steps: int | None) -> float:
-        """Return the learning rate of the step after ``step`` finished ones, in a run of ``total_steps`` (None: not known)."""
+    def rate_at(self, step: int, total_steps: int | None, epochs: int = 0) -> float:
+        """Return the learning rate of the step after ``step`` finished ones.
+
+        Args:
+            step: steps taken.
+            total_steps: those of the whole run; None: not known.
+            epochs: epochs that were finished in those steps, the warm-up's among them.
+        """
         if step < self.warmup_steps:
             return self.learning_rate * (step + 1) / self.warmup_steps
-        if self.decay == "exponential" and self.decay_steps:
-            return self.learning_rate * self.decay_factor ** ((step - self.warmup_steps) // self.decay_steps)
+        if self.decay == "exponential":
+            falls = (step - self.warmup_steps) // self.decay_steps if self.decay_steps else epochs
+            return self.learning_rate * self.decay_factor**falls
         end = self.decay_steps or total_steps
         if self.decay == "constant" or end is None:
             return self.learning_rate

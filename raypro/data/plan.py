@@ -9,6 +9,7 @@ This module needs numpy and pyarrow only: it runs in the readers' processes, whi
 Legend: n rows of a window, B sequences of a batch, T tokens.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -145,14 +146,24 @@ class Plan:
         """Read, tokenise and cut a window; return its batches from the task's first on."""
         groups = self.windows[task.window]
         table = self.corpus.read(groups, ["sequence", "length"])
+        batches = self.cut(table["length"].to_numpy(), task.epoch, task.window)
+        return self._packed(table, groups[0].first_row, task, batches)
+
+    def read_rows(self, batches: Sequence[NDArray[np.int64]]) -> list[PackedBatch]:
+        """Read batches of given rows [B] of the split, tokenised and cropped as in epoch 0."""
+        last = max((int(rows.max()) for rows in batches), default=-1)
+        groups = [group for group in self.corpus.row_groups(self.split) if group.first_row <= last]
+        return self._packed(self.corpus.read(groups, ["sequence", "length"]), 0, WindowTask(0, 0, 0), batches) if groups else []
+
+    def _packed(self, table: pa.Table, first_row: int, task: WindowTask, batches: Sequence[NDArray[np.int64]]) -> list[PackedBatch]:
+        """Return a task's batches, each given as offsets [B] in a table of sequences whose first is row ``first_row`` of the split."""
         tokens, starts = tokenise(table["sequence"])
         lengths = table["length"].to_numpy()
-        rows = groups[0].first_row + np.arange(len(lengths))
+        rows = first_row + np.arange(len(lengths))
         keys = (combine(self.seed, _KEY, task.epoch, rows) >> np.uint64(1)).astype(np.int64)
         excess = np.maximum(0, lengths - self.max_length)
         begins = starts + np.floor(uniform(keys, 1, _CROP)[:, 0] * (excess + 1)).astype(np.int64)
         sizes = np.minimum(lengths, self.max_length).astype(np.int64)
-        batches = self.cut(lengths, task.epoch, task.window)
         return [
             PackedBatch(
                 task.epoch, task.window, i, i == len(batches) - 1, pack(tokens, begins[batch], sizes[batch]), keys[batch], rows[batch]

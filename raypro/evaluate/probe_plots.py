@@ -18,6 +18,8 @@ from raypro.evaluate.probes import Vectors
 
 MOST_POINTS = 1500
 """Proteins on a map: more take long to lay out and hide one another."""
+LEAST_POINTS = 3
+"""Proteins that make a map: t-SNE's perplexity, the number of near neighbours, is above 0 from there on."""
 COMPONENTS = 50
 """Principal components that t-SNE starts from, as its authors do (van der Maaten and Hinton 2008)."""
 TEN = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#22262B", "#8A8F98", "#8C564B", "#B5BD00")
@@ -36,19 +38,19 @@ def lay_out(vectors: Vectors, seed: int = 0) -> NDArray[np.float32]:
     Dense vectors are standardised before, sparse ones are not; see :mod:`raypro.evaluate.probes`.
 
     Args:
-        vectors: [N, D], :data:`MOST_POINTS` of them at most.
+        vectors: [N, D], :data:`LEAST_POINTS` to :data:`MOST_POINTS` of them.
         seed: of the principal components and of t-SNE.
 
     Raises:
-        ValueError: too many vectors, or fewer than three.
+        ValueError: too many vectors, or too few.
     """
     from sklearn.decomposition import PCA  # takes more than a second
     from sklearn.manifold import TSNE
     from sklearn.preprocessing import StandardScaler
 
     count = vectors.shape[0]
-    if not 3 <= count <= MOST_POINTS:
-        raise ValueError(f"vectors: {count}, expected 3 to {MOST_POINTS}")
+    if not LEAST_POINTS <= count <= MOST_POINTS:
+        raise ValueError(f"vectors: {count}, expected {LEAST_POINTS} to {MOST_POINTS}")
     dense = vectors.toarray() if issparse(vectors) else StandardScaler().fit_transform(vectors)
     dense = dense[:, dense.std(axis=0) > 0]
     if not dense.shape[1]:

@@ -10,6 +10,12 @@ Patches are counted from 0 and sequence i has P_i whole ones. Which terms and wh
 - a sequence with fewer than t_min + 1 + K whole patches (66 residues) is never a sample; ``too_short`` is their share.
 - where this worker has but one sample at t there is nothing to contrast, and the term is left out.
 - every term weighs the same, so that a long sequence weighs more than a short one.
+- the negatives are the other samples of a batch. Training batches are cut from sequences sorted by length, so that negatives have nearly
+  the length of their positive; the authors shuffle. Validation batches of a fixed size, and those of ``raypro evaluate --probe
+  contrastive``, have all lengths mixed: fewer samples reach a late t, which makes chance, the mean of 1 / N_t, higher. So the figures of
+  training and validation do not compare.
+- of a sequence longer than ``batches.max_length`` a window is taken at random, anew in each epoch of training and once for validation;
+  the authors take the first 550 residues to train on, as ``raypro evaluate`` does to probe, and all of them to validate on.
 
 As in the authors' public code the softmax runs over the contexts of the batch, given z; van den Oord et al. 2018 let it run over
 the z, given a context. Either bounds the information that c_t has of z_{t+k} from below, by log N - L.
@@ -43,7 +49,7 @@ class CPC:
     t_min: int = 1
     """First patch, counted from 0, whose context is used: at 1 a context has seen two patches."""
     max_length: int = 550
-    """Residues that a sequence is cut to."""
+    """Residues that a sequence is cut to, from its first: of the window that ``batches.max_length`` left of it."""
     patch_length: int = 11
     """Residues of a patch; the encoder's."""
     gather: bool = False
@@ -51,7 +57,9 @@ class CPC:
     gathers."""
     reduction: Literal["valid", "paper-code"] = "valid"
     """Which terms a mean is over: ``valid`` as above; ``paper-code`` as the authors' public code has it: each (t, k) has the mean
-    over the whole batch, in which padding and remainders are samples too, and weighs as often as sequences are valid at t."""
+    over the whole batch, in which padding and remainders are samples too, and weighs as often as sequences are valid at t. Their code
+    differs from it where sequences were cut: it goes by their length before, and the last K patches, of which no loss is, enter the mean
+    as zeros."""
 
     def __post_init__(self) -> None:
         for name, least in (("steps_ahead", 1), ("t_min", 0), ("patch_length", 1)):

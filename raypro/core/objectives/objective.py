@@ -102,6 +102,15 @@ class Demanding(Protocol):
 
 
 @runtime_checkable
+class Contrast(Protocol):
+    """An objective that tells the sequences of a batch apart: it takes two of them at least."""
+
+    @property
+    def min_length(self) -> int:
+        """Residues that a sequence needs to be one of them."""
+
+
+@runtime_checkable
 class Watched(Protocol):
     """An objective whose training can go wrong without the loss showing it."""
 

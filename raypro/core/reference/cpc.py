@@ -63,7 +63,8 @@ def loop_info_nce_of_the_papers_code(
 ) -> tuple[Tensor, Tensor]:
     """Return loss and accuracy as the authors' public code averages them; arguments as for :func:`loop_info_nce`.
 
-    Every (t, k) has the mean over the whole batch, padding included, and weighs as many times as sequences are valid at t.
+    Every (t, k) has the mean over the whole batch, padding included, and weighs as many times as sequences are valid at t. Their code
+    takes ``patches`` of sequences before they are cut: those beyond add up to K zeros to the mean, which is left out here.
     """
     loss, accuracy, weight = z.new_zeros(()), z.new_zeros(()), 0
     every = torch.arange(len(z), device=z.device)
