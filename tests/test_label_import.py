@@ -163,6 +163,14 @@ def test_listed_contacts_in_either_order_without_those_of_unresolved_residues(tm
     assert label.pairs.tolist() == [[0, 3], [1, 4]] and label.resolved.tolist() == [True, True, False, True, True]
 
 
+def test_contacts_in_a_table_without_lists_are_read_from_text(tmp_path: Path) -> None:
+    texts = [("[0, 1]", "[7, 8]"), ("0 1", "7 8"), ("0,1", "7.0,8"), (" [0  1] ", "7\n8"), ("[]", "[]"), ("3", "0")]
+    rows = [{"sequence": "ACDEFGHIK" + "A" * i, "contact_i": first, "contact_j": second} for i, (first, second) in enumerate(texts)]
+    data = run([to_csv(tmp_path / "x_train.csv", rows)], tmp_path / "d", kind="contacts").data
+    found = [label.pairs.tolist() for label in data.read("train").labels]
+    assert found == [[[0, 7], [1, 8]]] * 4 + [[], [[0, 3]]]
+
+
 def test_without_a_split_a_seeded_hash_of_the_sequence_splits(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     sequences = ["".join(rng.choice(list("ACDEFGHIKLMNPQRSTVWY"), 12)) for _ in range(2000)]

@@ -1,5 +1,6 @@
 """What is rejected of labelled data and why: bad records, splits that leak, unknown classes, pickles that ask for a call."""
 
+import csv
 import json
 import os
 import pickle
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from raypro.config import InputError
+from raypro.data.label_import import ImportReport
 from tests.label_files import STABILITY, rejects, run, to_csv, to_json, to_lmdb
 
 REGRESSION = {"sequence": "ACDEF", "label": 1.0}
@@ -18,6 +20,9 @@ RESIDUES = {"primary": "ACDEF", "ss3": [0, 1, 2, 0, 1], "valid_mask": [1] * 5}
 PLACES = [[float(i), 0.0, 0.0] for i in range(5)]
 CONTACTS = {"primary": "ACDEF", "tertiary": PLACES, "valid_mask": [1] * 5}
 LISTED = {"primary": "ACDEF", "contact_i": [0], "contact_j": [4]}
+DEEP: Any = 1
+for _ in range(900):  # nearly as deep as JSON is read
+    DEEP = [DEEP]
 
 
 @pytest.mark.parametrize(
@@ -34,7 +39,12 @@ LISTED = {"primary": "ACDEF", "contact_i": [0], "contact_j": [4]}
         ({"kind": "regression"}, REGRESSION, {"sequence": None}, "no sequence"),
         ({"kind": "regression"}, REGRESSION, {"sequence": "AC-DF"}, "gap (- or .): an alignment, not a sequence"),
         ({"kind": "regression"}, REGRESSION, {"sequence": "AC\ud800DF"}, "another character that is no residue"),
+        ({"kind": "regression"}, REGRESSION, {"label": 10**400}, "label that is no number"),
+        ({"kind": "regression"}, REGRESSION, {"label": {"a": DEEP}}, "label that is no number"),
         ({"kind": "classification"}, REGRESSION, {"label": ""}, "no label"),
+        ({"kind": "classification"}, REGRESSION, {"label": "NaN"}, "no label"),
+        ({"kind": "classification"}, REGRESSION, {"label": float("nan")}, "no label"),
+        ({"kind": "classification"}, REGRESSION, {"label": "1" * 5000}, "label that is no class"),
         ({"kind": "classification"}, REGRESSION, {"label": "a\tb"}, "label with control characters"),
         ({"kind": "classification"}, REGRESSION, {"label": {"a": 1}}, "label that is no class"),
         ({"task": "secondary_structure"}, RESIDUES, {"ss3": [0, 1, 2, 0]}, "label of another length than its sequence"),
@@ -42,14 +52,17 @@ LISTED = {"primary": "ACDEF", "contact_i": [0], "contact_j": [4]}
         ({"task": "secondary_structure"}, RESIDUES, {"ss3": [0, 1, 2, 0, 3]}, "unknown class"),
         ({"task": "secondary_structure"}, RESIDUES, {"ss3": "HEC G"}, "unknown class"),
         ({"task": "secondary_structure"}, RESIDUES, {"ss3": "HEC\ud800G"}, "unknown class"),
+        ({"task": "secondary_structure"}, RESIDUES, {"ss3": [0, 1, 2, 0, "1" * 5000]}, "unknown class"),
         ({"task": "secondary_structure"}, RESIDUES, {"ss3": 7}, "label that is no list"),
         ({"task": "secondary_structure"}, RESIDUES, {"valid_mask": [1] * 6}, "mask of another length than its sequence"),
         ({"task": "secondary_structure"}, RESIDUES, {"valid_mask": [1, 1, 2, 1, 1]}, "mask of other values than 0 and 1"),
+        ({"task": "secondary_structure"}, RESIDUES, {"valid_mask": [1, 1, DEEP, 1, 1]}, "mask of other values than 0 and 1"),
         ({"task": "secondary_structure"}, RESIDUES, {"valid_mask": [0] * 5}, "no residue is scored"),
         ({"kind": "residue_classification", "label_column": "ss3"}, RESIDUES, {"ss3": "HE CH"}, "label that is no class letter"),
         ({"kind": "residue_classification", "label_column": "ss3"}, RESIDUES, {"ss3": [1, 2, 3, 4, 10]}, "label that is no class letter"),
         ({"task": "contacts"}, CONTACTS, {"tertiary": PLACES[:4]}, "label of another length than its sequence"),
         ({"task": "contacts"}, CONTACTS, {"tertiary": [*PLACES[:4], [0, 0, float("nan")]]}, "label that is not finite"),
+        ({"task": "contacts"}, CONTACTS, {"tertiary": [*PLACES[:4], [0, 0, 10**400]]}, "coordinates that are no numbers"),
         ({"task": "contacts"}, CONTACTS, {"tertiary": "here"}, "coordinates that are no numbers"),
         ({"task": "contacts"}, CONTACTS, {"valid_mask": [1] * 4}, "mask of another length than its sequence"),
         ({"task": "contacts"}, CONTACTS, {"valid_mask": [0, 0, 0, 0, 1]}, "fewer than two resolved residues"),
@@ -57,6 +70,11 @@ LISTED = {"primary": "ACDEF", "contact_i": [0], "contact_j": [4]}
         ({"task": "contacts"}, LISTED, {"contact_j": [-1]}, "contact outside the sequence"),
         ({"task": "contacts"}, LISTED, {"contact_j": [0]}, "contact outside the sequence"),
         ({"task": "contacts"}, LISTED, {"contact_j": [1, 2]}, "contacts that are no pairs of residues"),
+        ({"task": "contacts"}, LISTED, {"contact_j": [10**400]}, "contacts that are no pairs of residues"),
+        ({"task": "contacts"}, LISTED, {"contact_j": "4, 5"}, "contacts that are no pairs of residues"),
+        ({"task": "contacts"}, LISTED, {"contact_j": "e"}, "contacts that are no pairs of residues"),
+        ({"task": "contacts"}, LISTED, {"contact_j": "[nan]"}, "label that is no list"),
+        ({"task": "contacts"}, LISTED, {"contact_j": " "}, "no label"),
         ({"task": "contacts"}, LISTED, {"contact_j": None}, "label that is no list"),
     ],
 )
@@ -127,10 +145,17 @@ def test_a_sequence_in_two_splits_stays_in_the_later_one_but_in_every_test_set(t
     assert report.rejected["train"] == {"sequence that is also in a later split": 3} and report.rejected["valid"].total() == 2
     assert {row["detail"] for row in rejects(report)} == {"kept in valid", "kept in ts115", "kept in casp12"}
     assert "ts115 and casp12 share 1 sequences; each test set is kept whole" in report.data.manifest.notes
+    assert shared(report) == [("ts115", "GHI", "casp12"), ("casp12", "GHI", "ts115")]
 
     asked = run([tmp_path / f"x_{split}.csv" for split in splits], tmp_path / "leaky", kind="regression", keep_overlaps=True)
     assert " ".join(asked.data.read("train").sequences) == splits["train"] and not asked.rejected
     assert "1 sequences of train are also in ts115, as you asked: scores on ts115 are too good" in asked.data.manifest.notes
+    assert ("train", "EFG", "valid, casp12") in shared(asked) and len(shared(asked)) == 11
+
+
+def shared(report: ImportReport) -> list[tuple[str, str, str]]:
+    with (report.data.path / "shared.tsv").open(newline="") as file:
+        return [(row["split"], row["sequence"], row["also in"]) for row in csv.DictReader(file, delimiter="\t")]
 
 
 def test_repeated_sequences_of_a_split_are_kept_and_said(tmp_path: Path) -> None:
@@ -148,6 +173,17 @@ def test_numbers_taken_for_classes_are_pointed_out(tmp_path: Path) -> None:
         n for n in run([to_csv(tmp_path / "x.csv", rows)], tmp_path / "d", kind="classification").data.manifest.notes if "classes" in n
     ]
     assert "9 classes for 9 sequences" in note and "--kind regression" in note
+
+
+def test_classes_without_a_train_split_are_asked_for_and_what_may_be_a_missing_label_is_said(tmp_path: Path) -> None:
+    rows = [{"sequence": sequence, "label": label} for sequence, label in (("ACD", "a"), ("WYL", "None"), ("MKV", "NA"), ("MKL", "no"))]
+    with pytest.raises(InputError, match=r"no labelled sequence of train is left \(none in them\); the classes are those that train has"):
+        run([to_csv(tmp_path / "x_test.csv", rows)], tmp_path / "d", kind="classification")
+    with pytest.raises(InputError, match=r"no labelled sequence of train is left \(4 sequence that is also in a later split\)"):
+        run([to_csv(tmp_path / "x_train.csv", rows), tmp_path / "x_test.csv"], tmp_path / "d", kind="classification")
+    data = run([tmp_path / "x_train.csv"], tmp_path / "d", kind="classification").data
+    assert "a class is called NA, None: if that means a missing label, leave those cells empty" in data.manifest.notes
+    assert not (data.path / "shared.tsv").exists()
 
 
 class _Evil:

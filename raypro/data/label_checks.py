@@ -1,7 +1,8 @@
 """What is checked of labelled sequences together: sequences in two splits, classes that cannot be learned, repeated sequences.
 
 Published splits are kept as they are but for what leaks: a sequence that is in two splits stays in the later one of train, valid,
-test sets. Test sets are each kept whole, and so are repeated sequences within a split; both are said.
+test sets. Test sets are each kept whole, and so are repeated sequences within a split; both are said, and what is kept in several
+splits is listed.
 """
 
 import csv
@@ -14,6 +15,7 @@ from typing import Any
 
 from raypro.core.batch import ContactLabel
 from raypro.data.label_arrays import UNSCORED
+from raypro.data.label_records import MISSING_ELSEWHERE
 
 LEAK = "sequence that is also in a later split"
 UNKNOWN_CLASS = "class that never occurs in train"
@@ -56,10 +58,7 @@ class Rejects:
 
     def write(self, path: Path) -> None:
         """Write them as a table, tab-separated."""
-        with path.open("w", newline="", encoding="utf-8", errors="replace") as file:
-            writer = csv.writer(file, delimiter="\t", lineterminator="\n")
-            writer.writerow(("source", "row", "split", "id", "cause", "detail"))
-            writer.writerows(self._rows)
+        _write(path, ("source", "row", "split", "id", "cause", "detail"), self._rows)
 
 
 def in_order(splits: Iterable[str]) -> list[str]:
@@ -80,6 +79,17 @@ def without_leaks(records: Sequence[Record], rejects: Rejects) -> list[Record]:
         else:
             kept.append(record)
     return kept
+
+
+def write_shared(records: Sequence[Record], path: Path) -> None:
+    """Write the records whose sequence is in other splits too as a table, tab-separated; no file where there are none."""
+    splits: dict[str, set[str]] = defaultdict(set)
+    for record in records:
+        splits[record.sequence].add(record.split)
+    shared = [(record, in_order(splits[record.sequence] - {record.split})) for record in records if len(splits[record.sequence]) > 1]
+    if shared:
+        rows = sorted(((r.source, r.row, r.split, r.id, ", ".join(others), r.sequence) for r, others in shared), key=lambda row: row[-1])
+        _write(path, ("source", "row", "split", "id", "also in", "sequence"), rows)
 
 
 def classes_in(records: Sequence[Record], kind: str) -> tuple[str, ...]:
@@ -133,9 +143,19 @@ def notes_on(records: Sequence[Record], kind: str, classes: Sequence[str]) -> It
             yield f"{shared:,} sequences of {a} are also in {b}, as you asked: scores on {b} are too good"
         elif shared:
             yield f"{a} and {b} share {shared:,} sequences; each test set is kept whole"
+    odd = [name for name in classes if kind == "classification" and name.lower() in MISSING_ELSEWHERE]
+    if odd:
+        yield f"a class is called {', '.join(odd)}: if that means a missing label, leave those cells empty"
     train = len(splits.get("train", ()))
     if kind == "classification" and len(classes) > max(train / 2, 1):
         yield f"{len(classes):,} classes for {train:,} sequences of train: are the labels numbers (--kind regression)?"
+
+
+def _write(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    with path.open("w", newline="", encoding="utf-8", errors="replace") as file:
+        writer = csv.writer(file, delimiter="\t", lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(rows)
 
 
 def _rank(split: str) -> int:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from raypro.data.label_import import REJECTS_FILE, ImportReport, import_labelled
+from raypro.data.label_import import REJECTS_FILE, SHARED_FILE, ImportReport, import_labelled
 from raypro.data.label_options import ImportOptions
 from raypro.data.label_show import show
 from raypro.data.labelled import LabelledData
@@ -79,6 +79,8 @@ def print_summary(console: Console, report: ImportReport, seconds: float) -> Non
             console.print(f"  {split}: {count:,}  {cause}", highlight=False)
     if report.rejected:
         console.print(f"Each of them is listed in {data.path / REJECTS_FILE}", soft_wrap=True, highlight=False)
+    if (data.path / SHARED_FILE).is_file():
+        console.print(f"Sequences that are kept in several splits are listed in {data.path / SHARED_FILE}", soft_wrap=True, highlight=False)
     console.print(f"Splits: {data.manifest.split_rule}", soft_wrap=True, highlight=False)
     for note in data.manifest.notes:
         console.print(f"[bold yellow]Look:[/] {escape(note)}", soft_wrap=True, highlight=False)

@@ -6,7 +6,7 @@ All is written to a folder beside the data's, which takes their name when it is 
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
@@ -19,7 +19,17 @@ from xxhash import xxh3_64_intdigest
 from raypro.config import InputError
 from raypro.data.corpus import sha256_of, write_manifest
 from raypro.data.label_arrays import schema_of
-from raypro.data.label_checks import NO_SPLIT, Record, Rejects, classes_in, in_order, notes_on, of_known_classes, without_leaks
+from raypro.data.label_checks import (
+    NO_SPLIT,
+    Record,
+    Rejects,
+    classes_in,
+    in_order,
+    notes_on,
+    of_known_classes,
+    without_leaks,
+    write_shared,
+)
 from raypro.data.label_options import ImportOptions
 from raypro.data.label_records import Form, Rejected, label_of
 from raypro.data.label_sources import Row, Source, choose_field, fields_of, find_sources, read_rows, split_name
@@ -27,9 +37,11 @@ from raypro.data.labelled import FORMAT_VERSION, LabelledData, LabelledManifest,
 from raypro.data.place import building_folder, require_free, take_place
 from raypro.data.readers import bytes_of
 from raypro.data.records import RECORDS, Limits, clean
-from raypro.data.tape import Unreadable
+from raypro.data.tape import Unreadable, text_of
 
 REJECTS_FILE = "rejects.tsv"
+SHARED_FILE = "shared.tsv"
+"""Lists the sequences that are kept in several splits."""
 
 _CHUNK = 256  # rows at a time: one of ProteinNet is a megabyte of Python objects
 _SPLIT_COLUMN = "split"
@@ -91,15 +103,18 @@ def import_labelled(
     read.update({split: causes.total() for split, causes in rejects.counts.items()})
     records = records if options.keep_overlaps else without_leaks(records, rejects)
     classes = form.classes or classes_in(records, form.kind)
+    if records and form.kind.endswith("classification") and not classes:
+        raise InputError(f"{_nothing_left(sources, rejects, ' of train')}; the classes are those that train has: import its file too")
     records = of_known_classes(records, form.kind, classes, rejects)
     if not records:
-        raise InputError(_nothing_left(list(sources), rejects))
+        raise InputError(f"{_nothing_left(sources, rejects)}; check the files and the options")
     with building_folder(out) as folder:
         require_free(out, overwrite, LabelledManifest)  # again: another import may have ended meanwhile
         new = folder / "data"
         new.mkdir()
         files = [_write_split(new, split, form.kind, records) for split in in_order(record.split for record in records)]
         rejects.write(new / REJECTS_FILE)
+        write_shared(records, new / SHARED_FILE)
         notes = tuple(notes_on(records, form.kind, classes))
         write_manifest(new, _manifest(form, classes, files, sources, options, rejects, notes))
         take_place(new, out)
@@ -177,8 +192,7 @@ def _sequences(chunk: Sequence[Row], field: str) -> list[str | Rejected]:
 
 
 def _id(value: object) -> str:
-    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else "" if value is None else str(value)
-    return text.strip().encode("utf-8", "replace").decode()  # JSON may hold half a character
+    return "" if value is None else text_of(value).strip()
 
 
 def _split(value: object) -> str:
@@ -245,7 +259,7 @@ def _described(path: Path) -> dict[str, str | int]:
     return {"file": path.name, "bytes": bytes_of(path), "sha256": sha256_of(content)}
 
 
-def _nothing_left(sources: Sequence[Source], rejects: Rejects) -> str:
+def _nothing_left(sources: Iterable[Source], rejects: Rejects, of_which: str = "") -> str:
     causes = sum(rejects.counts.values(), Counter[str]())
-    said = ", ".join(f"{count:,} {cause}" for cause, count in causes.most_common()) or "no record in them"
-    return f"{', '.join(str(source.path) for source in sources)}: no labelled sequence is left ({said}); check the files and the options"
+    said = ", ".join(f"{count:,} {cause}" for cause, count in causes.most_common()) or "none in them"
+    return f"{', '.join(str(source.path) for source in sources)}: no labelled sequence{of_which} is left ({said})"

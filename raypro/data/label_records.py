@@ -6,6 +6,7 @@ are helix and the next two strand. ProteinNet's coordinates are C-beta's, in ang
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,12 +17,18 @@ from scipy.spatial import cKDTree
 
 from raypro.core.batch import ContactLabel
 from raypro.data.label_arrays import UNSCORED
+from raypro.data.tape import text_of
 
 Kind = Literal["regression", "classification", "residue_classification", "contacts"]
 TaskName = Literal["stability", "fluorescence", "remote_homology", "secondary_structure", "secondary_structure_8", "contacts"]
 
 CONTACT_ANGSTROM = 8.0
 """Two residues closer than this are in contact."""
+MISSING_ELSEWHERE = ("na", "n/a", "none", "null")
+"""What other programs write where there is no label, in small letters; it may also be the name of a class."""
+_LONGEST_NAME = 200
+_LISTED = re.compile(r"\s*\[?([-+.\de\s,]*)\]?\s*")
+"""A list of numbers as text, as tables without lists have it: with blanks, commas or both between them, in brackets or without."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +118,7 @@ def _number(value: Any) -> float:
             raise ValueError
         number = float(value)
     except (TypeError, ValueError, OverflowError):
-        raise Rejected("label that is no number" if str(value).strip() else "no label", _short(value)) from None
+        raise Rejected("no label" if isinstance(value, str) and not value.strip() else "label that is no number", _short(value)) from None
     if not math.isfinite(number):
         raise Rejected("label that is not finite", _short(value))
     return number
@@ -119,8 +126,10 @@ def _number(value: Any) -> float:
 
 def _class_name(value: Any) -> str:
     name = _text(value).strip()
-    if name in ("", "nan"):
+    if name.lower() in ("", "nan"):
         raise Rejected("no label")
+    if len(name) > _LONGEST_NAME:
+        raise Rejected("label that is no class", _short(name))
     if not name.isprintable():
         raise Rejected("label with control characters", _short(name))
     return name
@@ -150,7 +159,7 @@ def _residue_classes(value: Any, scored: NDArray[np.bool_] | None, length: int, 
 
 
 def _letter(item: str, classes: Sequence[str]) -> str:
-    if classes and item.isdecimal() and int(item) < len(classes):
+    if classes and len(item) < 4 and item.isdecimal() and int(item) < len(classes):
         return classes[int(item)]
     if classes and item not in (*classes, UNSCORED):
         raise Rejected("unknown class", _short(item))
@@ -165,7 +174,7 @@ def _mask(value: Any, length: int) -> NDArray[np.bool_]:
         raise Rejected("mask of another length than its sequence", f"{len(items)} values, {length} residues")
     known = {"0": False, "1": True, "False": False, "True": True, "0.0": False, "1.0": True}
     try:
-        return np.array([known[str(item)] for item in items], dtype=bool)
+        return np.array([known[text_of(item)] for item in items], dtype=bool)
     except KeyError as error:
         raise Rejected("mask of other values than 0 and 1", _short(error.args[0])) from None
 
@@ -173,8 +182,8 @@ def _mask(value: Any, length: int) -> NDArray[np.bool_]:
 def _listed_contacts(first: Any, second: Any, resolved: NDArray[np.bool_] | None, length: int) -> ContactLabel:
     """Contacts as lists of their residues, counted from 0, in either order."""
     try:
-        pairs = np.array([np.array(_listed(first), float), np.array(_listed(second), float)]).T.reshape(-1, 2)
-    except (TypeError, ValueError):
+        pairs = np.array([np.array(_numbers(places), float) for places in (first, second)]).T.reshape(-1, 2)
+    except (TypeError, ValueError, OverflowError):
         raise Rejected("contacts that are no pairs of residues") from None
     wrong = (pairs < 0) | (pairs >= length) | (pairs != np.floor(pairs)) | (pairs == pairs[:, ::-1])
     if wrong.any():
@@ -187,7 +196,7 @@ def _near(value: Any, resolved: NDArray[np.bool_] | None, length: int) -> Contac
     """Contacts out of coordinates [L, 3] (or flat), in angstrom."""
     try:
         coordinates = np.asarray(value, float).reshape(-1)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise Rejected("coordinates that are no numbers") from None
     if len(coordinates) != 3 * length:
         raise Rejected("label of another length than its sequence", f"{len(coordinates)} coordinates, {length} residues")
@@ -218,6 +227,15 @@ def _listed(value: Any) -> list[Any]:
     return list(value)
 
 
+def _numbers(value: Any) -> list[Any]:
+    """Return a list, or the numbers of one that is written as text."""
+    if isinstance(value, str) and not value.strip():
+        raise Rejected("no label")
+    if isinstance(value, str) and (found := _LISTED.fullmatch(value)):
+        return found[1].replace(",", " ").split()
+    return _listed(value)
+
+
 def _short(value: Any) -> str:
-    text = " ".join(str(value).encode("utf-8", "replace").decode().split())
+    text = " ".join(text_of(value).split())
     return text if len(text) <= 40 else f"{text[:37]}..."

@@ -9,6 +9,7 @@ import json
 import math
 import pickle
 import re
+import reprlib
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -240,13 +241,15 @@ def _bytes(sequence: str | bytes) -> bytes:
 
 def _id(path: Path, number: int, value: Any) -> str:
     found = value.get("id") if isinstance(value, Mapping) else None
-    return f"{path.name}:{number}" if found is None else _text(found)
+    return f"{path.name}:{number}" if found is None else text_of(found)
 
 
 def _group(value: Any) -> str | None:
-    return None if value is None else _text(value)
+    return None if value is None else text_of(value)
 
 
-def _text(value: Any) -> str:
-    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+def text_of(value: Any) -> str:
+    """Return text as it is, bytes and numbers as text, and of anything else its beginning, however large or deep it is."""
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+    text = str(text) if isinstance(text, str | int | float | np.generic) else reprlib.repr(text)
     return text.encode("utf-8", "replace").decode()  # JSON can hold halves of characters, which are no text
