@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import platform
 import shutil
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ def embedded(
     examples = data.read(split)
     path = home() / "embeddings" / digest_of(data, encoder, shape) / f"{split}.npy"
     if not path.is_file():
+        _remove_abandoned(path)
         _require_space(path, int(token_spans(examples)[1].sum()) * int(encoder.width) * 4)  # type: ignore[arg-type]
         _compute(path, Embedded(examples), encoder, token_budget, device)
     return Embedded(examples, np.load(path, mmap_mode="r"))
@@ -53,7 +55,7 @@ def digest_of(data: LabelledData, encoder: nn.Module, shape: dict[str, Any]) -> 
 def _compute(path: Path, data: Embedded, encoder: nn.Module, token_budget: int, device: torch.device) -> None:
     """Write all vectors, to a temporary name that is renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}")
     starts, widths = token_spans(data.examples)
     vectors: NDArray[np.float32] = np.lib.format.open_memmap(
         temporary,
@@ -67,6 +69,17 @@ def _compute(path: Path, data: Embedded, encoder: nn.Module, token_budget: int, 
             vectors[starts[row] : starts[row] + widths[row]] = vector[: widths[row]]
     vectors.flush()
     os.replace(temporary, path)
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove what writers on this machine that live no more have left of these vectors."""
+    for left in path.parent.glob(f".{path.name}.{platform.node()}.*"):
+        try:
+            os.kill(int(left.suffix[1:]), 0)
+        except ProcessLookupError:
+            left.unlink(missing_ok=True)
+        except OSError:
+            pass  # another person's, which lives
 
 
 def _require_space(path: Path, needed: int) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from raypro.config import InputError, to_plain
 from raypro.core import checkpoint
 from raypro.core.batch import LabelledBatch
-from raypro.core.distributed import rank, sum_over_workers, world_size
+from raypro.core.distributed import first_worker_first, rank, sum_over_workers, world_size
 from raypro.core.encoders.hugging_face import require_length
 from raypro.core.loop import TrainState
 from raypro.core.random import seed_of
@@ -22,6 +22,8 @@ from raypro.data.labelled import LabelledData
 from raypro.data.labelled_source import Embedded, LabelledSource, steps_of
 from raypro.embeddings import embedded
 from raypro.experiment import FineTuning, experiment_of
+
+_HELD_OUT = 21  # seed of the draw of validation sequences
 
 
 @dataclass(frozen=True)
@@ -41,12 +43,8 @@ class Finetuning:
         if not experiment.frozen:
             return cls(experiment, {split: Embedded(data.read(split)) for split in ("train", "valid")})
         encoder = initial_model(experiment).encoder.to(device).eval()
-        if rank() > 0:
-            dist.barrier()  # the first one computes what is not there yet
-        splits = {split: embed_split(experiment, data, split, encoder, device) for split in ("train", "valid")}
-        if rank() == 0 and world_size() > 1:
-            dist.barrier()
-        return cls(experiment, splits)
+        with first_worker_first():  # it computes what is not there yet
+            return cls(experiment, {split: embed_split(experiment, data, split, encoder, device) for split in ("train", "valid")})
 
     def state(self, device: torch.device) -> TrainState:
         """Return the state before the first step."""
@@ -86,10 +84,13 @@ class Finetuning:
 
     @cached_property
     def held_out(self) -> list[tuple[np.ndarray, LabelledBatch]]:
-        """This worker's share of the validation sequences, with their rows."""
+        """This worker's share of the validation sequences, with their rows: of more than are used a draw, since neighbours may be a family.
+
+        The draw is the same for every seed of the experiment, so that runs compare.
+        """
         valid = self.splits["valid"]
-        most = self.experiment.validation.sequences or len(valid.examples)
-        return valid.batches(np.arange(min(most, len(valid.examples)))[rank() :: world_size()], self.experiment.batches.token_budget)
+        drawn = np.random.default_rng(_HELD_OUT).permutation(len(valid.examples))[: self.experiment.validation.sequences]
+        return valid.batches(np.sort(drawn)[rank() :: world_size()], self.experiment.batches.token_budget)
 
     def judge(self, state: TrainState) -> dict[str, float]:
         """Return the loss and the task's metrics on the validation sequences."""

@@ -66,7 +66,8 @@ class Validation:
     every: int | None = 1000
     """Optimizer steps between validations; a checkpoint is written after each, and at the end. None: an epoch."""
     sequences: int | None = 4096
-    """Most sequences of the validation split that are used, the first ones; its rows are shuffled. None: all."""
+    """Most sequences of the validation split that are used: of a corpus the first ones, since its rows are shuffled; of labelled data a
+    draw, the same for all runs. None: all."""
     batch: int | None = None
     """Sequences of each validation batch, so that a contrastive loss compares between batch sizes: exactly so many, in the order of the
     corpus, which is random. What is too short for the objective, and what does not fill a batch, is left out; where there are fewer,

@@ -1,16 +1,24 @@
 """Fine-tuning in this process: steps, resuming, frozen encoders, where the encoder starts from."""
 
+import platform
 import shutil
+import subprocess
+import sys
+import time
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 
 from raypro.audit import audit, read_uses
 from raypro.config import InputError
 from raypro.core import checkpoint
+from raypro.core.distributed import first_worker_first
 from raypro.core.encoders.convolution import ConvolutionShape
 from raypro.core.encoders.onehot import OneHotShape
 from raypro.core.loop import TrainState, train_step
@@ -119,6 +127,49 @@ def test_a_frozen_encoders_vectors_are_computed_once(data: Path, raypro_home: Pa
     monkeypatch.setattr("raypro.embeddings._compute", lambda *_: pytest.fail("computed again"))
     second = Finetuning.load(experiment)
     assert np.array_equal(first.splits["train"].vectors, second.splits["train"].vectors)  # type: ignore[arg-type]
+
+
+def test_what_a_killed_embedding_left_is_removed_and_what_another_writes_is_not(data: Path, raypro_home: Path) -> None:
+    experiment = resolved(tiny_fine_tuning(data, frozen=True), LabelledData.open(data))
+    Finetuning.load(experiment)
+    (vectors,) = (raypro_home / "embeddings").glob("*/train.npy")
+    vectors.unlink()
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    left_by = ((platform.node(), ended.pid), (platform.node(), 1), ("other", ended.pid))
+    dead, living, elsewhere = (vectors.with_name(f".train.npy.{node}.{pid}") for node, pid in left_by)
+    for left in (dead, living, elsewhere):
+        left.touch()
+    Finetuning.load(experiment)
+    assert vectors.is_file() and not dead.exists() and living.exists() and elsewhere.exists()
+
+
+def test_a_part_of_the_validation_sequences_is_a_draw_that_all_runs_share(data: Path) -> None:
+    def rows(sequences: int | None, seed: int = 0) -> list[int]:
+        experiment = tiny_fine_tuning(data, seed=seed, validation=Validation(sequences=sequences))
+        return sorted(int(row) for taken, _ in Finetuning.load(experiment).held_out for row in taken)
+
+    everything = list(range(len(LabelledData.open(data).read("valid"))))
+    assert rows(None) == rows(len(everything)) == rows(4096) == everything
+    some = rows(5)
+    assert len(set(some)) == 5 and some != everything[:5] and some == rows(5, seed=7)
+
+
+def _first_or_second(rank: int, folder: str) -> None:
+    store = dist.FileStore(f"{folder}/store", 2)
+    store.set(f"started {rank}", "")
+    store.wait(["started 0", "started 1"])  # so that both meet within their short patience
+    dist.init_process_group("gloo", store=dist.PrefixStore("group", store), rank=rank, world_size=2, timeout=timedelta(seconds=3))
+    with first_worker_first(), Path(folder, "log").open("a") as log:
+        time.sleep(4.0 if rank == 0 else 0.0)
+        log.write(f"{rank}\n")
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_the_first_worker_may_take_longer_than_the_others_patience_in_other_meetings(tmp_path: Path) -> None:
+    mp.spawn(_first_or_second, (str(tmp_path),), nprocs=2)
+    assert (tmp_path / "log").read_text().split() == ["0", "1"]
 
 
 def test_one_hot_is_an_encoder_without_weights(data: Path, tmp_path: Path, raypro_home: Path) -> None:

@@ -5,11 +5,15 @@ with the backward pass, it pays with buckets that are laid out anew after its fi
 would add in another order than the run it resumes, and not be bit for bit the same.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+_PATIENCE = timedelta(days=30)
 
 
 def best_device() -> torch.device:
@@ -56,6 +60,25 @@ def gather_ints(values: list[int], device: torch.device) -> list[list[int]]:
     every = [torch.zeros_like(mine) for _ in range(world_size())]
     dist.all_gather(every, mine)
     return [t.tolist() for t in every]
+
+
+@contextmanager
+def first_worker_first() -> Iterator[None]:
+    """Let rank 0 go through a block before the others begin it, however long that takes: it may make what they only read.
+
+    Other meetings of the workers end, with all of them, after the half hour or so that their process group allows.
+    """
+    if world_size() == 1:
+        yield
+        return
+    patient = dist.new_group(timeout=_PATIENCE, backend="gloo")
+    try:
+        if rank() > 0:
+            dist.barrier(patient)
+        yield
+    finally:
+        if rank() == 0:
+            dist.barrier(patient)
 
 
 def broadcast_model(model: nn.Module) -> None:
