@@ -10,10 +10,11 @@ from typing import Any, NoReturn
 from raypro.arguments import one_line_errors, parse, parse_call
 from raypro.cluster.train import finetune, pretrain, saved_experiment
 from raypro.config import InputError, nearest
+from raypro.data.labelled import LabelledData
 from raypro.data.synthetic import build_synthetic
 from raypro.experiment import Experiment, FineTuning
 from raypro.presets import SCRATCH, demo_corpus
-from raypro.tasks.tape import TASKS
+from raypro.tasks.tape import TASKS, require_task
 
 
 def command_main(command: Callable[..., Any], args: Sequence[str] | None = None) -> None:
@@ -63,6 +64,8 @@ def finetune_main(base: Callable[[str, str, str], FineTuning], args: Sequence[st
             default = replace(_saved(chosen.resume, FineTuning), **({"data": chosen.data} if chosen.data else {}))
         elif chosen.task and chosen.encoder and chosen.data:
             default = base(chosen.task, chosen.encoder, chosen.data)
+            if Path(chosen.data).is_dir():
+                require_task(chosen.task, LabelledData.open(chosen.data), "--task")
         else:
             _refuse(f"give --task ({', '.join(TASKS)}), --encoder (a checkpoint, {', '.join(SCRATCH)}) and --data, or --resume")
         finetune(parse(FineTuning, rest, default=default, description=about), resume=bool(chosen.resume))

@@ -19,7 +19,7 @@ from raypro.evaluate.probes import Probe, class_probes, draw_residues, logistic_
 from raypro.representations import Representation, map_residues, with_baselines
 from raypro.tasks.contacts import Contacts
 from raypro.tasks.residues import ResidueClassification
-from raypro.tasks.tape import TASKS
+from raypro.tasks.tape import TASKS, require_task
 from raypro.tasks.task import Interval
 
 FAMILIES, CONTRASTIVE = "families", "contrastive"
@@ -227,16 +227,16 @@ def require_labels(probe: str, data: LabelledData) -> Any:
     """Return the task of a probe on labelled data.
 
     Raises:
-        InputError: there is none, or the data hold other labels or lack a split.
+        InputError: there is none, or the data hold other labels, are of another task or lack a split.
     """
     require_probe(probe)
     task = TASKS[probe]() if probe in TASKS else None
     if task is None or data.kind != task.labels:
         wants = f"needs {task.labels} labels, {data.path} holds {data.kind}" if task else "is no probe on labelled data"
         raise InputError(f"--probe {probe}: {wants}; choose another --probe or other --data")
-    for split in ("train", "valid"):
-        if split not in data.splits:
-            raise InputError(f"{data.path}: no {split} split; probes are fitted to train and chosen by valid: import the data with both")
+    require_task(probe, data, "--probe")
+    if absent := {"train", "valid"} - {*data.splits}:
+        raise InputError(f"{data.path}: no {min(absent)} split; probes are fitted to train and chosen by valid: import the data with both")
     return task
 
 

@@ -90,7 +90,11 @@ def test_a_run_is_resumed_with_a_larger_budget_and_audited(finished: Path, data:
 
 
 def test_bad_input_ends_with_one_line_before_anything_starts(data: LabelledData, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    named = shutil.copytree(data.path, home / "named")
+    manifest = json.loads((named / "manifest.json").read_text())
+    (named / "manifest.json").write_text(json.dumps({**manifest, "options": json.dumps({"task": "fluorescence"})}))
     wrong = {
+        "holds fluorescence": ["--task", "stability", "--encoder", "convolution", "--data", str(named)],
         "--task: no such task": ["--task", "stabilty", "--encoder", "convolution", "--data", str(data.path)],
         "neither a checkpoint": ["--task", "stability", "--encoder", "nowhere", "--data", str(data.path)],
         "no such folder": ["--task", "stability", "--encoder", "convolution", "--data", str(home / "nowhere")],
@@ -98,14 +102,14 @@ def test_bad_input_ends_with_one_line_before_anything_starts(data: LabelledData,
         "give --task": ["--encoder", "convolution"],
         "learnin": ["--task", "stability", "--encoder", "convolution", "--data", str(data.path), "--optimizer.learnin-rate", "1"],
     }
-    before = sorted(path.name for path in (home / "runs").iterdir())
+    before = sorted(home.glob("runs/*"))
     for message, args in wrong.items():
         with pytest.raises(SystemExit) as ended:
             finetune_main(fine_tuning, args)
         said = capsys.readouterr().err.strip()
         assert ended.value.code == 2 and len(said.splitlines()) == 1, said
         assert message.split(":")[-1].strip() in said
-    assert sorted(path.name for path in (home / "runs").iterdir()) == before
+    assert sorted(home.glob("runs/*")) == before
 
 
 def test_a_run_of_another_kind_is_not_resumed(finished: Path, data: LabelledData) -> None:

@@ -216,6 +216,8 @@ def test_the_task_is_what_data_were_imported_as_and_never_guessed_from_a_name():
     assert task_data(record("r", (), {"data": "stability_mine", "data_task": ""}), older).task == ""  # a kind of labels was given, no task
     assert task_data(record("r", (), {"data": "stability_mine"}), {}).task == ""
     assert task_data(record("r", (), {"data_task": "contacts"}), {}).task == "contacts"
+    eight = task_data(record("r", (), {"data_task": "secondary_structure_8"}), {})
+    assert eight.task == "secondary_structure_8" and not eight.own
 
 
 @pytest.mark.parametrize(

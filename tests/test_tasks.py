@@ -1,19 +1,29 @@
 """The tasks' losses against plain loops, what is scored and what is not, and that a prediction knows no neighbours."""
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from raypro.config import InputError
 from raypro.core.batch import ContactLabel, LabelledBatch
+from raypro.data.labelled import LabelledData
+from raypro.evaluate import task_plots
+from raypro.probe_tasks import PROBES, require_labels
 from raypro.tasks.classification import Classification
 from raypro.tasks.contacts import Contacts, candidate_pairs, truth
 from raypro.tasks.regression import Regression
 from raypro.tasks.residues import ResidueClassification
+from raypro.tasks.tape import TASKS as NAMED
+from raypro.tasks.tape import require_task
+from tests.label_files import STABILITY, run, to_json
 from tests.small import TINY, batch_of, random_sequences
 
 LENGTHS = (9, 14, 30)
@@ -174,3 +184,59 @@ def test_contacts_are_scored_by_protein_and_beside_chance() -> None:
     candidates = sum(1 for i in range(30) for j in range(i + 12, 30))
     assert metrics["P_at_L5_medium_long"] == pytest.approx(3 / 6)  # L / 5 = 6 pairs are taken, 3 are contacts
     assert metrics["random_precision_medium_long"] == pytest.approx(3 / candidates)
+
+
+def test_what_tapes_code_counts_has_an_interval_over_proteins_and_so_a_row_of_the_table() -> None:
+    empty = ContactLabel(np.zeros((0, 2), np.int32), np.ones(30, bool))
+    hit = ContactLabel(np.array([[0, 12]], np.int32), np.ones(30, bool))
+    sure = truth(hit).astype(np.float32)
+    low, high = Contacts().intervals([sure] * 4, [hit, empty, hit, empty])["P_at_L5_tape_code"]
+    assert 0 <= low < 2 / 24 < high <= 4 / 24  # of 24 pairs taken two are contacts; at most all four proteins have one
+    alone = Contacts().intervals([sure], [hit])["P_at_L5_tape_code"]
+    assert all(math.isnan(value) for value in alone)
+
+
+@pytest.mark.parametrize(
+    ("proteins", "words"),
+    [(0, []), (1, ["the only one: p0"]), (2, ["better: p1", "worse: p0"]), (5, ["best: p4", "median: p2", "worst: p0"])],
+)
+def test_each_protein_is_drawn_once(proteins: int, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    label = ContactLabel(np.array([[i, i + 12] for i in range(6)], np.int32), np.ones(30, bool))
+    maps = [np.zeros((30, 30), np.float32) for _ in range(proteins)]
+    for right, scores in enumerate(maps):  # the first none of its six pairs right, the next one, ...
+        for i in range(6):
+            scores[i, i + 12 + (i >= right)] = 1.0
+    examples = SimpleNamespace(labels=[label] * proteins, ids=[f"p{i}" for i in range(proteins)])
+    drawn: list[str] = []
+    monkeypatch.setattr(task_plots, "contact_maps", lambda maps, name: drawn.extend(title.split(",")[0] for title, *_ in maps))
+    monkeypatch.setattr("raypro.evaluate.plots.save", lambda figure, path: path)
+    assert len(Contacts().pictures(maps, examples, tmp_path, "test")) == bool(proteins)  # type: ignore[arg-type]
+    assert drawn == words
+
+
+def test_data_of_one_task_are_not_taken_for_another(tmp_path: Path) -> None:
+    named = zip(("train", "valid"), STABILITY, strict=True)
+    files = [to_json(tmp_path / f"stability_{split}.json", [record]) for split, record in named]
+    data = run(files, tmp_path / "named", task="stability").data
+    own = run(files, tmp_path / "own", kind="regression", label_column="stability_score").data
+    for probe in ("stability", "regression"):
+        assert require_labels(probe, data).labels == "regression" and require_labels(probe, own).labels == "regression"
+        require_task(probe, data, "--task")
+    require_labels("fluorescence", own)  # of what nothing is said may be of any task
+    with pytest.raises(InputError, match=r"--probe fluorescence: .*named holds stability; give --probe stability"):
+        require_labels("fluorescence", data)
+    with pytest.raises(InputError, match=r"--task fluorescence: .*named holds stability; give --task stability"):
+        require_task("fluorescence", data, "--task")
+
+
+def test_secondary_structure_in_eight_classes_is_a_task_of_its_own(tmp_path: Path) -> None:
+    rows = [
+        {"primary": "ACDEFGHI" + "W" * i, "ss8": [0, 1, 2, 3, 4, 5, 6, 7] + [0] * i, "ss3": [0, 0, 0, 1, 1, 2, 2, 2] + [0] * i}
+        for i in (1, 2)
+    ]
+    files = [to_json(tmp_path / f"secondary_structure_{split}.json", [row]) for split, row in zip(("train", "valid"), rows, strict=True)]
+    data = run(files, tmp_path / "d", task="secondary_structure_8").data
+    assert json.loads(data.manifest.options)["task"] in NAMED and "secondary_structure_8" in PROBES
+    assert NAMED["secondary_structure_8"]().fitted_to(LabelledData.open(data.path)).classes == tuple("GHIBESTC")
+    with pytest.raises(InputError, match="give --probe secondary_structure_8"):
+        require_labels("secondary_structure", data)

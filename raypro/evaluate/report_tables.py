@@ -114,6 +114,7 @@ _CLASSES = (
     Column("nearest neighbours: top 1", "remote_homology", "accuracy", _HOMOLOGY, "k nearest neighbours"),
 )
 _RESIDUES = tuple(replace(column, probe="logistic regression") for column in _TASKS[:3])
+_EIGHT_CLASSES = tuple(replace(column, task="secondary_structure_8") for column in _TASKS[:3])
 _LEARNED = (
     Column("perplexity, masked", "table2", "perplexity", ("valid",), higher=False, digits=2),
     Column("perplexity, next", "next_token", "perplexity", ("valid",), higher=False, digits=2),
@@ -155,6 +156,22 @@ TABLES: tuple[Table, ...] = (
                 "stability, ρ": ("stability", "Spearman's rho"),
             },
         ),
+    ),
+    Table(
+        TAPE,
+        "Secondary structure in eight classes",
+        "As above, with the eight states of DSSP.",
+        "fine-tuning",
+        _EIGHT_CLASSES,
+        "eight classes",
+    ),
+    Table(
+        TAPE,
+        "Secondary structure in eight classes, static vectors",
+        "As above, with the eight states of DSSP.",
+        "probe",
+        tuple(replace(column, probe="logistic regression") for column in _EIGHT_CLASSES),
+        "probe, eight classes",
     ),
     Table(
         PMLM,

@@ -27,6 +27,7 @@ from raypro.tasks.task import Interval, PreparedSequences, TaskModel, require_he
 LEAST_SEPARATION = 6
 """Least distance along the chain of pairs that are trained on and ranked."""
 SHARE = "contacts/"
+TAPE_CODE = f"{SHARE}P_at_L5_tape_code"
 
 
 @dataclass(frozen=True)
@@ -91,18 +92,21 @@ class Contacts:
 
     def score(self, predictions: Sequence[NDArray[np.float32]], labels: Sequence[ContactLabel]) -> dict[str, float]:
         """Return means over proteins of :func:`raypro.evaluate.contacts.contact_precision`, and the figure of TAPE's code."""
-        pooled = pooled_precision([tape_code_counts(p, truth(x), x.resolved) for p, x in zip(predictions, labels, strict=True)])
+        pooled = pooled_precision(counts_of_tape_code(predictions, labels))
         means = average_metrics(per_protein(predictions, labels))
         return {name.removeprefix(SHARE): value for name, value in {**means, **pooled}.items()}
 
     def intervals(self, predictions: Sequence[NDArray[np.float32]], labels: Sequence[ContactLabel]) -> dict[str, Interval]:
-        """Return the intervals of the papers' two: medium and long at L/5, and long at L."""
+        """Return the intervals of the papers' two, medium and long at L/5 and long at L, and of what TAPE's code calls the first."""
         rows = per_protein(predictions, labels)
-        found = {}
+        found: dict[str, Interval] = {}
         for name in (self.primary, "P_at_L_long"):
             values = np.array([row[SHARE + name] for row in rows])
             values = values[~np.isnan(values)]
             found[name] = bootstrap(lambda index, values=values: float(values[index].mean()), len(values))
+        counts = counts_of_tape_code(predictions, labels)
+        name = TAPE_CODE.removeprefix(SHARE)
+        found[name] = bootstrap(lambda index: pooled_precision(counts[i] for i in index)[TAPE_CODE], len(counts))
         return found
 
     def baselines(self, data: LabelledData, splits: Sequence[str]) -> dict[str, dict[str, dict[str, float]]]:
@@ -116,19 +120,21 @@ class Contacts:
         return {"random": found}
 
     def pictures(self, predictions: Sequence[NDArray[np.float32]], examples: Examples, folder: Path, name: str) -> list[Path]:
-        """Draw the best, the median and the worst protein."""
+        """Draw the best, the median and the worst protein; each once, where there are fewer than three."""
         from raypro.evaluate import task_plots
         from raypro.evaluate.plots import save
 
         labels = examples.labels
         ranks = [row[SHARE + self.primary] for row in per_protein(predictions, labels)]
-        order = [i for i in np.argsort(ranks) if not np.isnan(ranks[i])]
-        chosen = {"worst": order[0], "median": order[len(order) // 2], "best": order[-1]} if order else {}
+        order = [i for i in np.argsort(ranks)[::-1] if not np.isnan(ranks[i])]
+        few = {1: {0: "the only one"}, 2: {0: "better", 1: "worse"}}
+        chosen = few.get(len(order), {0: "best", len(order) // 2: "median", len(order) - 1: "worst"})
         maps = [
-            (f"{word}: {examples.ids[i]}, {ranks[i]:.2f}", predictions[i], truth(labels[i]), labels[i].resolved)
-            for word, i in chosen.items()
+            (f"{chosen[place]}: {examples.ids[i]}, {ranks[i]:.2f}", predictions[i], truth(labels[i]), labels[i].resolved)
+            for place, i in enumerate(order)
+            if place in chosen
         ]
-        return [save(task_plots.contact_maps(maps[::-1], name), folder / f"contacts_{name}.png")] if maps else []
+        return [save(task_plots.contact_maps(maps, name), folder / f"contacts_{name}.png")] if maps else []
 
     def columns(self, predictions: Sequence[NDArray[np.float32]], examples: Examples | None) -> dict[str, list[Any]]:
         """Return the pairs at least 6 apart of each protein's L surest, from 0, with their probabilities, and the true contacts."""
@@ -157,6 +163,11 @@ def truth(label: ContactLabel) -> NDArray[np.bool_]:
     contacts = np.zeros((len(label.resolved),) * 2, dtype=bool)
     contacts[label.pairs[:, 0], label.pairs[:, 1]] = contacts[label.pairs[:, 1], label.pairs[:, 0]] = True
     return contacts
+
+
+def counts_of_tape_code(predictions: Sequence[NDArray[np.floating]], labels: Sequence[ContactLabel]) -> list[tuple[int, int]]:
+    """Return :func:`raypro.evaluate.contacts.tape_code_counts` of each protein."""
+    return [tape_code_counts(p, truth(label), label.resolved) for p, label in zip(predictions, labels, strict=True)]
 
 
 def per_protein(predictions: Sequence[NDArray[np.floating]], labels: Sequence[ContactLabel]) -> list[dict[str, float]]:
