@@ -87,7 +87,6 @@ def evaluate_quickly(encoder: LoadedEncoder, probing: Probing, path: str | Path)
         return evaluate_families(encoder, probing.data, baselines=False, families=MOST_FAMILIES, members=_members(probing))
     if probing.task == CONTRASTIVE:
         objective = objective_of(path, encoder.shape)
-        objective = replace(objective, steps_ahead=probing.steps_ahead or objective.steps_ahead)
         return evaluate_contrastive(encoder, objective, probing.data, baselines=False, most=probing.examples, names=("valid",))
     most, data = probing.examples, LabelledData.open(probing.data)
     return evaluate_labelled(encoder, probing.task, data, baselines=False, fitted=most, predicted=most, tests=False)

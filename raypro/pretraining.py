@@ -166,11 +166,15 @@ def validation_batches(experiment: Experiment) -> Iterator[Batch]:
 
 def held_out_rows(experiment: Experiment) -> NDArray[np.int64]:
     """Return the first ``validation.sequences`` rows of the validation split whose sequences are long enough for a contrast."""
-    corpus, objective = Corpus.open(experiment.corpus), experiment.objective
+    corpus = Corpus.open(experiment.corpus)
     lengths = corpus.read(corpus.row_groups("valid"), ["length"])["length"].to_numpy()
-    least = objective.min_length if isinstance(objective, Contrast) else 0
-    rows = np.flatnonzero(np.minimum(lengths, experiment.batches.max_length) >= least)
+    rows = np.flatnonzero(np.minimum(lengths, experiment.batches.max_length) >= judged_length(experiment))
     return rows[: experiment.validation.sequences]
+
+
+def judged_length(experiment: Experiment) -> int:
+    """Return the residues that a validation sequence needs."""
+    return experiment.objective.in_validation.min_length if isinstance(experiment.objective, Contrast) else 0
 
 
 def fixed_batches(experiment: Experiment) -> list[NDArray[np.int64]]:
@@ -184,7 +188,8 @@ def said_of_validation(experiment: Experiment) -> str:
     """Return how many sequences are looked at in validation batches of a fixed size, and how many there are."""
     batches, asked = fixed_batches(experiment), experiment.validation.batch
     size, there = len(batches[0]) if batches else 0, Corpus.open(experiment.corpus).rows("valid")
-    of = f" of {experiment.objective.min_length} residues or more" if isinstance(experiment.objective, Contrast) else ""
+    least = judged_length(experiment)
+    of = f" of {least} residues or more" if least else ""
     said = f"{len(batches)} x {size} sequences{of}, {len(batches) * size:,} of {there:,} in the split"
     return said if size == asked else f"{said}; validation.batch asks for {asked} in each, more than there are"
 
@@ -202,6 +207,6 @@ def require_contrasts(experiment: Experiment) -> None:
             raise InputError(f"{name}: {size} sequence has no other to be told apart from; give 2 or more")
     if (rows := len(held_out_rows(experiment))) < 2:
         raise InputError(
-            f"{experiment.corpus}: {rows} of the validation sequences have {experiment.objective.min_length} residues or more, "
+            f"{experiment.corpus}: {rows} of the validation sequences have {judged_length(experiment)} residues or more, "
             "of which a contrast takes two; lower --objective.steps-ahead, raise --validation.sequences, or take another corpus"
         )

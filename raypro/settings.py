@@ -129,8 +129,6 @@ class Probing:
     """Each so many-th checkpoint is probed. Those that wait for their probe stay on disk, and the run's end waits for them."""
     examples: int = 1000
     """Most examples that are fitted to, and most that are predicted, so that a probe is quick; of families in all."""
-    steps_ahead: int | None = None
-    """Of the contrastive probe: the farthest patch ahead, so that encoders trained with different ones compare; None: the encoder's own."""
     cpus: float = 0.5
     """CPUs that Ray reserves for a probe, beside the workers; one probe runs at a time."""
 
@@ -139,8 +137,6 @@ class Probing:
             raise InputError("probe: give task and data, or neither")
         if self.every < 1 or self.examples < 2 or self.cpus <= 0:
             raise InputError("probe: every must be 1 or more, examples 2 or more, cpus above 0")
-        if self.steps_ahead is not None and (self.task != "contrastive" or self.steps_ahead < 1):
-            raise InputError(f"probe.steps_ahead: {self.steps_ahead}, expected 1 or more, of the contrastive probe alone")
 
     @property
     def reserved(self) -> float:

@@ -23,7 +23,6 @@ from raypro.cluster.resources import Node, worker_cpus
 from raypro.cluster.trial import probed
 from raypro.cluster.worker import probe_is_due
 from raypro.config import InputError
-from raypro.contrastive import evaluate_contrastive
 from raypro.core import checkpoint
 from raypro.core.encoders.cpcprot import CPCProtShape
 from raypro.core.objectives.cpc import CPC
@@ -95,9 +94,6 @@ def test_families_and_the_contrast_can_be_followed_too(tmp_path: Path) -> None:
     found = probe_checkpoint(path, Probing("contrastive", str(file), examples=20))
     assert found["probe/contrastive/accuracy"] == found["probe/contrastive/all_accuracy"]
     assert {"probe/contrastive/all_loss", "probe/contrastive/2_ahead_bound", "probe/contrastive/all_chance"} <= set(found)
-    nearer = probe_checkpoint(path, Probing("contrastive", str(file), examples=20, steps_ahead=1))
-    alone = evaluate_contrastive(load_encoder(path), replace(objective, steps_ahead=1), file, baselines=False, most=20).own[0]
-    assert nearer["probe/contrastive/accuracy"] == alone.scores["test"]["accuracy"] and "probe/contrastive/2_ahead_bound" not in nearer
 
 
 def test_a_checkpoint_is_recorded_once(tmp_path: Path, here: None) -> None:
@@ -152,9 +148,8 @@ def test_what_cannot_be_probed_is_refused_before_a_run_begins(tmp_path: Path, ra
         with pytest.raises(InputError, match=message) as error:
             require_probing(replace(experiment, probe=Probing(task, str(where))))
         assert "\n" not in str(error.value)
-    of_another = {"task": "stability", "data": "folder", "steps_ahead": 2}
-    for wrong in ({"task": "stability"}, {"data": "folder"}, {"every": 0}, {"examples": 1}, {"cpus": 0.0}, {"steps_ahead": 2}, of_another):
-        with pytest.raises(InputError, match="^probe(: |.steps_ahead: 2, expected 1 or more, of the contrastive probe alone)"):
+    for wrong in ({"task": "stability"}, {"data": "folder"}, {"every": 0}, {"examples": 1}, {"cpus": 0.0}):
+        with pytest.raises(InputError, match="^probe: "):
             Probing(**wrong)
 
 

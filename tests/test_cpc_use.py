@@ -48,6 +48,7 @@ def test_the_encoder_of_a_compiled_run_is_compiled_and_gives_the_same_step(objec
     ("change", "message"),
     [
         ({"steps_ahead": 0}, "objective.steps_ahead: 0"),
+        ({"judged_ahead": 0}, "objective.judged_ahead: 0 must be 1 or more, or None"),
         ({"t_min": -1}, "objective.t_min: -1"),
         ({"patch_length": 0}, "objective.patch_length: 0"),
         ({"max_length": 65}, "objective.max_length: cut to 65 residues .* need 66"),
@@ -102,6 +103,20 @@ def test_fewer_validation_sequences_than_a_batch_are_one_batch_and_that_is_said(
     assert [len(rows) for rows in fixed_batches(of_any_length)] == [64]
 
 
+def test_runs_of_different_k_are_judged_by_what_is_common_to_them(tmp_path):
+    """By the nearest patch, in sequences of 18 residues or more: all figures as of an objective that looks no farther."""
+    near = replace(OBJECTIVE, steps_ahead=1)
+    found = []
+    for objective in (near, replace(OBJECTIVE, judged_ahead=1)):
+        experiment = replace(contrast_on(tmp_path / str(len(found)), sequences=None, batch=16), objective=objective)
+        job = Pretraining(experiment, lambda plan: None)
+        state = job.state(torch.device("cpu"))
+        assert said_of_validation(experiment).startswith("5 x 16 sequences of 18 residues or more")
+        found.append(job.judge(state))
+        assert state.objective == objective  # training looks as far as before
+    assert found[0] == found[1] and "accuracy_cpc_k2" not in found[1]
+
+
 def test_a_contrast_without_two_sequences_is_refused_before_a_run(tmp_path):
     one_of_many = contrast_on(tmp_path / "one", [*random_sequences(20, 10, 30, seed=1), "ACDEFGHIKL" * 5], batch=16)
     with pytest.raises(InputError, match="one: 1 of the validation sequences have 36 residues or more, of which a contrast takes two"):
@@ -119,7 +134,7 @@ def test_a_contrast_without_two_sequences_is_refused_before_a_run(tmp_path):
 
 def test_a_run_that_was_saved_with_what_is_refused_now_can_be_read():
     old = tiny_experiment("nowhere", objective=OBJECTIVE, encoder=SHAPE, validation=Validation(batch=1)).to_plain()
-    del old["probe"]["steps_ahead"]
+    del old["objective"]["judged_ahead"]
     assert Experiment.from_plain(old).validation.batch == 1
 
 

@@ -10,27 +10,28 @@ from raypro.space import Space
 
 STEPS_AHEAD = (2, 4, 6)
 """K."""
+CRITERIA = (("valid/loss", "min"), ("valid/accuracy_cpc", "max"), ("probe/families/accuracy", "max"))
+"""What the authors' public code follows after each epoch (src/pretrain.py): the contrastive loss, its accuracy, and the family of the
+nearest neighbour. Whether they are the three criteria of the paper's Appendix A could not be looked up."""
 
 
 def space(data: str, probe: str | None = None) -> Space:
     """Return the grid of batch size, steps ahead (K) and learning rate: 27 runs.
 
-    A run's own contrastive loss and accuracy, which the authors' public code follows, do not compare between values of K: the distances
-    differ, and so do the sequences that are long enough. They choose a run's checkpoint; runs are ranked by what is the same for all:
-    with ``probe``, proteins with their families as ``raypro evaluate --probe families`` takes them, by the family of the nearest
-    neighbour; without, by the contrastive accuracy at the distances that every run has learned, in validation batches of one size.
+    Validation batches are of one size, and all runs are judged at the distances that each has learned (``judged_ahead``), in the
+    sequences that are long enough for them, so that losses and accuracies compare between all. With ``probe``, proteins with their
+    families as ``raypro evaluate --probe families`` takes them, the family of the nearest neighbour is a third criterion.
     """
-    common = Probing("contrastive", data, examples=8192, steps_ahead=min(STEPS_AHEAD))
     base = Experiment(
         name=fresh_name("cpcprot"),
         corpus=data,
-        objective=CPC(),
+        objective=CPC(judged_ahead=min(STEPS_AHEAD)),
         encoder=CPCPROT,
         optimizer=Adam(learning_rate=1e-4, beta2=0.999, warmup_steps=0, decay="constant", clip_norm=None),
         batches=Batches(token_budget=256 * 552, max_length=550, sequences=64),
         budget=Budget(epochs=19),
         validation=Validation(every=None, sequences=8192, batch=512, patience=5),
-        probe=Probing("families", probe, examples=5000) if probe else common,
+        probe=Probing("families", probe, examples=5000) if probe else Probing(),
     )
     return Space(
         base,
@@ -39,4 +40,5 @@ def space(data: str, probe: str | None = None) -> Space:
             "objective.steps_ahead": STEPS_AHEAD,
             "optimizer.learning_rate": (1e-5, 1e-4, 1e-3),
         },
+        criteria=CRITERIA if probe else CRITERIA[:2],
     )

@@ -4,6 +4,7 @@ A step takes the same number of micro-batches on every worker. Its loss is a sum
 them; the counts are known before the model runs, so each micro-batch goes backward at once and gradients only have to be added.
 """
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from raypro.config import InputError
 from raypro.core.batch import Batch
 from raypro.core.distributed import FlatGradients, rank, sum_over_workers, world_size
-from raypro.core.objectives.objective import Objective, Player, Prepared, Reckoning, players_of
+from raypro.core.objectives.objective import Contrast, Objective, Player, Prepared, Reckoning, players_of
 from raypro.core.optimizer import Adam
 from raypro.core.random import seed_of
 
@@ -66,7 +67,7 @@ class TrainState:
         device: torch.device | str = "cpu",
         bf16: bool = False,
     ) -> None:
-        self.objective, self.seed, self.total_steps = objective, seed, total_steps
+        self.seed, self.total_steps = seed, total_steps
         self.device, self.bf16 = torch.device(device), bf16
         self.model = model.to(self.device)
         self.players = [PlayerState(player, self.model, adam) for player in players_of(objective)]
@@ -90,11 +91,22 @@ class TrainState:
         """What the objective finds wrong now, and the step of the last logging at which it did not."""
         self.warnings: dict[str, str] = {}
         """What a person was warned of, and the words."""
-        self.quantities = objective.quantities
+        self._measure_by(objective)
+        self.meter = self.new_meter()
+
+    def _measure_by(self, objective: Objective) -> None:
+        self.objective, self.quantities = objective, objective.quantities
         self.count_names = list(dict.fromkeys(q.per for q in self.quantities))
         self.count_of = torch.tensor([self.count_names.index(q.per) for q in self.quantities], device=self.device)
         self.weights = torch.tensor([q.weight for q in self.quantities], dtype=torch.float64, device=self.device)
-        self.meter = self.new_meter()
+
+    def judging(self) -> "TrainState":
+        """Return this state, with the same model, as it is judged: by the objective's own way for validation, where it has one."""
+        if not isinstance(self.objective, Contrast):
+            return self
+        judged = copy.copy(self)
+        judged._measure_by(self.objective.in_validation)
+        return judged
 
     def new_meter(self) -> Meter:
         """Return an empty meter of the objective's quantities."""
@@ -280,6 +292,7 @@ def evaluate(state: TrainState, batches: Iterable[Batch]) -> dict[str, float]:
     Raises:
         InputError: no term of the loss: a mean over nothing would pass for a perfect one.
     """
+    state = state.judging()
     state.model.eval()
     meter = state.new_meter()
     for batch in batches:

@@ -46,6 +46,8 @@ class CPC:
 
     steps_ahead: int = 4
     """K: the farthest patch ahead that is told apart."""
+    judged_ahead: int | None = None
+    """Validation looks at most so many patches ahead: by what is common to them, runs of different K compare; None: K."""
     t_min: int = 1
     """First patch, counted from 0, whose context is used: at 1 a context has seen two patches."""
     max_length: int = 550
@@ -65,6 +67,8 @@ class CPC:
         for name, least in (("steps_ahead", 1), ("t_min", 0), ("patch_length", 1)):
             if getattr(self, name) < least:
                 raise InputError(f"objective.{name}: {getattr(self, name)} must be {least} or more")
+        if self.judged_ahead is not None and self.judged_ahead < 1:
+            raise InputError(f"objective.judged_ahead: {self.judged_ahead} must be 1 or more, or None")
         if self.max_length < self.min_length:
             raise InputError(
                 f"objective.max_length: cut to {self.max_length} residues no sequence is long enough for "
@@ -75,6 +79,11 @@ class CPC:
     def min_length(self) -> int:
         """Residues that a sequence needs to be a sample: 66 by default."""
         return (self.t_min + 1 + self.steps_ahead) * self.patch_length
+
+    @property
+    def in_validation(self) -> "CPC":
+        """The same, looking no farther ahead than ``judged_ahead``."""
+        return replace(self, steps_ahead=min(self.judged_ahead or self.steps_ahead, self.steps_ahead), judged_ahead=None)
 
     @property
     def quantities(self) -> tuple[Quantity, ...]:
@@ -112,11 +121,10 @@ class CPC:
         Raises:
             InputError: none has.
         """
-        least = (self.t_min + 1 + self.steps_ahead) * self.patch_length
-        if longest < least:
+        if longest < self.min_length:
             raise InputError(
                 f"objective: no sequence is long enough: the longest has {longest} residues, a contrast {self.steps_ahead} patches ahead "
-                f"takes {least}; lower --objective.steps-ahead, or take another corpus"
+                f"takes {self.min_length}; lower --objective.steps-ahead, or take another corpus"
             )
 
     def prepare(self, batch: Batch) -> "Patches":

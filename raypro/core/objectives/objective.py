@@ -102,12 +102,16 @@ class Demanding(Protocol):
 
 
 @runtime_checkable
-class Contrast(Protocol):
+class Contrast(Objective, Protocol):
     """An objective that tells the sequences of a batch apart: it takes two of them at least."""
 
     @property
     def min_length(self) -> int:
         """Residues that a sequence needs to be one of them."""
+
+    @property
+    def in_validation(self) -> "Contrast":
+        """The objective by which a model is judged: one that compares between models trained by different ones."""
 
 
 @runtime_checkable
