@@ -143,8 +143,9 @@ class LoadedEncoder:
 
     def _tokens(self, sequences: Sequence[str]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """Return the tokens [R] of all sequences, one behind the other, and the lengths [n] of each."""
-        if isinstance(sequences, str):
-            raise InputError("sequences: one string; give a list of sequences")
+        if isinstance(sequences, str) or not (hasattr(sequences, "__len__") and hasattr(sequences, "__getitem__")):
+            what = "one string" if isinstance(sequences, str) else f"no list but {type(sequences).__name__}"
+            raise InputError(f"sequences: {what}; give a list of sequences")
         n = len(sequences)
         if not n:
             return np.empty(0, np.uint8), np.empty(0, np.int64)

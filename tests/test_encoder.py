@@ -154,6 +154,9 @@ def test_no_sequences_have_no_vectors() -> None:
         (["MKVLAMKVLAé"], "sequence 0 .*: another character"),
         (["MKVLAMKVLAM", None], "sequence 1 .*: None is no string"),
         ("MKVLAMKVLAM", "one string; give a list"),
+        ((sequence for sequence in ("MKVLAMKVLAM",)), "no list but generator; give a list"),
+        ({"MKVLAMKVLAM"}, "no list but set; give a list"),
+        (None, "no list but NoneType; give a list"),
     ],
 )
 def test_what_is_no_protein_or_too_short_is_named(sequences: Any, message: str) -> None:
