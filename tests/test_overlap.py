@@ -257,7 +257,7 @@ def test_a_sweep_logs_and_says_what_the_corpus_of_its_encoder_holds(world: Path)
     logged: dict[str, str] = {}
     base = FineTuning("sweep", str(world / "fold"), Regression(), TransformerShape(), start=str(world / "step_1"))
     sweep, sender = SimpleNamespace(space=SimpleNamespace(base=base)), SimpleNamespace(outbox=SimpleNamespace(text=logged.__setitem__))
-    warnings = _Desk(sweep, LabelledData.open(world / "fold"), sender).warnings(["test"])  # type: ignore[arg-type]  # what it asks for
+    warnings = _Desk(sweep, LabelledData.open(world / "fold"), sender).warnings()  # type: ignore[arg-type]  # what it asks for
     assert warnings == ["test: of 5 sequences the corpus of the encoder holds 2, and near duplicates of 2 others"]
     assert json.loads(logged["scores.json"]) == {"corpus_overlap": {"test": {"rows": 5, "identical": 2, "near": 2}}}
 
