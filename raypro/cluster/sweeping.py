@@ -83,8 +83,8 @@ class _Desk:
     def tidy(self, retry_failed: bool) -> None:
         """Close what a killed driver left open, and forget failures that are to be tried again."""
         for trial in [*self.sweep.trials, *(Trial(p, self.sweep.space.base, ()) for p in sorted(self.sweep.path.glob("seed_*")))]:
-            result = trial.result
-            if last_status(trial.path) == "RUNNING":
+            result, said = trial.result, last_status(trial.path)
+            if said == "RUNNING" or (said == "KILLED" and result):  # it may have ended after an interrupt
                 child = self.sender.child(trial.path, f"{self.sweep.path.name}.{trial.name}")
                 close(child, result) if result else child.close("KILLED")
             if retry_failed and result and result.status == "failed":

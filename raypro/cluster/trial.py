@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import ray
 import torch
-from ray import tune
 from ray.actor import ActorHandle
 
 from raypro.config import InputError, RunFailed, first_line
@@ -94,6 +93,8 @@ def run_trial(config: dict[str, Any], shared: Shared) -> None:
             torch.cuda.empty_cache()  # the next trial of this process needs what a failed one held
         first_step = (run / FIRST_STEP).stat().st_mtime if (run / FIRST_STEP).exists() else None
         Trial(run, experiment, ()).end(replace(result, started=started, first_step=first_step, ended=time.time()))
+    from ray import tune  # the workers of a trial of several need it not
+
     tune.report({"score": result.score if result.score is not None else math.nan})
 
 

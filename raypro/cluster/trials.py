@@ -9,7 +9,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import ray
 from ray import tune
+from ray.actor import ActorHandle
 from ray.exceptions import OutOfMemoryError
 from ray.tune.search import Searcher
 from rich.console import Console
@@ -78,11 +80,13 @@ class Watch(Unkept, tune.Callback):
         self.queue, self.begin, self.progress = queue, begin, progress
         self.children: dict[str, Child] = {}
         self.started: dict[str, float] = {}
+        self.actors: dict[str, ActorHandle] = {}
         self.task = progress.add_task(f"{queue.sweep.path.name}", total=queue.left)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Open the trial's run in MLflow: its process is there."""
         self.started[trial.trial_id] = time.time()
+        self.actors[trial.trial_id] = trial.temporary_state.ray_actor
         self.children[trial.trial_id] = self.begin(self.queue.given[trial.trial_id])
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -95,6 +99,11 @@ class Watch(Unkept, tune.Callback):
         if ours.result is None:
             ours.end(result_of_dead(ours, died(trial.get_error()), self.started.get(trial.trial_id, time.time())))
         self._end(trial.trial_id)
+
+    def interrupt(self) -> None:
+        """End the processes of the trials that go on, as a checkpoint may be gone on from at any time."""
+        for trial_id in self.children:
+            ray.kill(self.actors[trial_id])
 
     def _end(self, trial_id: str) -> None:
         trial = self.queue.given[trial_id]
@@ -158,30 +167,43 @@ def run_trials(
     """
     if not count:
         return
-    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # outboxes and books hold all that its files would
-    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the newer output speaks even where it is told to be silent
-    queue, demand = Queue(sweep, trials, count, proposals), sweep.demand
-    # Several workers ask for themselves; Ray Tune wants the trial around them to ask for something: a byte.
-    asked = {"CPU": demand.cpus, "GPU": demand.gpus} if demand.workers == 1 else {"memory": 1}
+    queue = Queue(sweep, trials, count, proposals)
     columns = (TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("trials"), TimeElapsedColumn())
     bar = Progress(*columns, TimeRemainingColumn(), console=Console(file=sys.stderr))
-    with bar:
-        tune.Tuner(
-            tune.with_resources(tune.with_parameters(run_trial, shared=shared), asked),
-            tune_config=tune.TuneConfig(
-                search_alg=queue,
-                num_samples=count,
-                max_concurrent_trials=demand.at_once,
-                reuse_actors=True,
-                trial_dirname_creator=lambda trial: trial.trial_id,
-            ),
-            run_config=tune.RunConfig(
-                name=f"{time.time_ns()}",
-                storage_path=str(sweep.path / TUNE_FOLDER),
-                callbacks=[Watch(queue, begin, bar)],
-                verbose=0,
-            ),
-        ).fit()
-    shutil.rmtree(sweep.path / TUNE_FOLDER, ignore_errors=True)
+    watch = Watch(queue, begin, bar)
+    try:
+        with bar:
+            _tuner(sweep, shared, watch).fit()
+    except KeyboardInterrupt:
+        watch.interrupt()
+        raise
+    finally:
+        shutil.rmtree(sweep.path / TUNE_FOLDER, ignore_errors=True)
     if queue.left or any(trial.result is None for trial in queue.given.values()):
         raise KeyboardInterrupt
+
+
+def _tuner(sweep: Sweep, shared: Shared, watch: Watch) -> tune.Tuner:
+    """Return what gives out the trials of a queue, one that has done nothing."""
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # outboxes and books hold all that its files would
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the newer output speaks even where it is told to be silent
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # it would wait for the trials, up to a quarter of a minute
+    demand = sweep.demand
+    # Several workers ask for themselves; Ray Tune wants the trial around them to ask for something: a byte.
+    asked = {"CPU": demand.cpus, "GPU": demand.gpus} if demand.workers == 1 else {"memory": 1}
+    return tune.Tuner(
+        tune.with_resources(tune.with_parameters(run_trial, shared=shared), asked),
+        tune_config=tune.TuneConfig(
+            search_alg=watch.queue,
+            num_samples=watch.queue.left,
+            max_concurrent_trials=demand.at_once,
+            reuse_actors=True,
+            trial_dirname_creator=lambda trial: trial.trial_id,
+        ),
+        run_config=tune.RunConfig(
+            name=f"{time.time_ns()}",
+            storage_path=str(sweep.path / TUNE_FOLDER),
+            callbacks=[watch],
+            verbose=0,
+        ),
+    )
