@@ -257,13 +257,13 @@ def log(found: Evaluation, path: Path, place: str, folder: Path, pictures: list[
     run = path.parent
     if not (run / RUN_FILE).is_file():
         return
-    outbox, place = Outbox(run, "probes"), f"probes/{path.name}/{place}"
-    outbox.metrics(checkpoint.load(path).step, {f"probe_{found.probe}/{name}": value for name, value in found.metrics.items()})
+    outbox, kept = Outbox(run, "probes"), f"probes/{path.name}/{place}"
+    outbox.metrics(checkpoint.load(path).step, {f"probe_{place}/{name}": value for name, value in found.metrics.items()})
     names, rows = table_of(found)
     lines = [f"| {' | '.join(row)} |" for row in (names, ["---"] * len(names), *rows)]
-    outbox.text(f"{place}/table.md", "\n".join([*lines, "", *(f"- {line}" for line in said(found))]) + "\n")
+    outbox.text(f"{kept}/table.md", "\n".join([*lines, "", *(f"- {line}" for line in said(found))]) + "\n")
     for artifact in (folder / FIGURES, *pictures):
-        outbox.artifact(artifact, place)
+        outbox.artifact(artifact, kept)
     outbox.close()
     try:
         send_pending(run)

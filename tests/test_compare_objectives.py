@@ -253,7 +253,7 @@ def test_a_comparison_ends_in_tables_and_runs_nothing_twice(tmp_path: Path, rayp
     runs = {run.info.run_name: run for e in client.search_experiments() for run in client.search_runs([e.experiment_id])}
     assert {*names, "tried"} == set(runs)
     assert runs[names[2]].data.tags["held equal"] == "equal time" and runs[names[2]].data.tags["comparison"] == "tried"
-    assert "probe_regression/linear_regression_spearman_test" in runs[names[0]].data.metrics
+    assert "probe_regression-data/linear_regression_spearman_test" in runs[names[0]].data.metrics  # by the name of the data, too
     assert {a.path for a in client.list_artifacts(runs["tried"].info.run_id)} >= {"table.csv", "table.md", "comparison.png"}
 
     assert compare_objectives(asked) == scores and (len(started), len(probed)) == (4, 4)  # all of it is finished
@@ -265,7 +265,10 @@ def test_a_comparison_ends_in_tables_and_runs_nothing_twice(tmp_path: Path, rayp
 
 
 @pytest.mark.cluster
-def test_a_comparison_on_ray(tmp_path: Path, raypro_home: Path, ray_cluster: None) -> None:
+def test_a_comparison_on_ray(tmp_path: Path, raypro_home: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run with two players, that is: the other, which is run alike, is trained in this process."""
+    on_ray = comparing.pretrain
+    monkeypatch.setattr(comparing, "pretrain", lambda run, resume: (on_ray if "adversarial" in run.name else pretrain_here)(run, resume))
     data = hydrophobic_share(tmp_path / "data", {"train": 48, "valid": 16, "test": 16})
     asked = comparison(small_corpus(tmp_path / "corpus"), minutes=None, probes=(("regression", str(data.path)),))
     mlm, adversarial = compare_objectives(asked)
