@@ -2,16 +2,21 @@
 
 import csv
 import importlib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
 
 from raypro.arguments import parse
 from raypro.cluster import comparing as module
+from raypro.cluster import sweeping
 from raypro.cluster.compare import ADVERSARIAL, LONGER, RANDOM, SCRATCH, Comparison, compare
 from raypro.cluster.comparing import PAPER_GRID, Tuning
+from raypro.cluster.trial import Shared, run_trial
+from raypro.cluster.trials import close
 from raypro.config import InputError
 from raypro.core.noiser import GRUNoiserShape
 from raypro.core.objectives.adversarial import Adversarial
@@ -20,6 +25,8 @@ from raypro.core.optimizer import Adam
 from raypro.data.labelled import LabelledData
 from raypro.experiment import Experiment
 from raypro.settings import Batches, Budget, Validation
+from raypro.sweep import Sweep, Trial
+from raypro.tracking import Child
 from tests.small import hydrophobic_share, random_sequences, tiny_experiment, write_corpus
 from tests.test_compare_objectives import pretrain_here
 
@@ -95,6 +102,19 @@ def test_the_job_is_small_by_default_and_any_field_can_be_changed(monkeypatch: p
     assert found.pretraining(RANDOM).budget.steps == 400
 
 
+def run_here(
+    sweep: Sweep, trials: list[Trial], count: int, shared: Shared, begin: Callable[[Trial], Child], proposals: None = None
+) -> None:
+    """What a sweep's trials leave, without Ray Tune."""
+    assert count == len(trials)
+    for trial in trials:
+        trial.begin(sweep.checksum)
+        child = begin(trial)
+        run_trial({"run": str(trial.path)}, shared)
+        assert trial.result
+        close(child, trial.result)
+
+
 @pytest.mark.cluster
 def test_a_comparison_ends_in_a_table_and_runs_nothing_twice(
     tmp_path: Path, raypro_home: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
@@ -111,8 +131,18 @@ def test_a_comparison_ends_in_a_table_and_runs_nothing_twice(
         started.append(run.name)
         (pretrain_here if len(started) > 1 else pretrain)(run, resume=resume)
 
+    def drive_one(sweep: Sweep, *rest: Any, **more: Any) -> None:
+        """Likewise: the trials of the first sweep on Ray."""
+        if started[-1] in swept:
+            monkeypatch.setattr(sweeping, "run_trials", run_here)
+            monkeypatch.setattr("ray.tune.report", lambda metrics: None)
+        started.append(sweep.path.name)
+        swept.append(sweep.path.name)
+        drive(sweep, *rest, **more)
+
+    swept: list[str] = []
     monkeypatch.setattr(module, "pretrain", train_one)
-    monkeypatch.setattr(module, "drive", lambda sweep, *rest, **more: (started.append(sweep.path.name), drive(sweep, *rest, **more)))
+    monkeypatch.setattr(module, "drive", drive_one)
 
     rows = compare(asked)
     assert [(row.task, row.split) for row in rows] == [("regression", "test")]

@@ -1,6 +1,7 @@
 """What a sweep checks before its first trial, and how the ends of trials are read; nothing here starts Ray."""
 
 import os
+import signal
 import sys
 import time
 from dataclasses import replace
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from ray.exceptions import OutOfMemoryError
 
-from raypro.cluster import trial_workers
+from raypro.cluster import group, trial_workers
 from raypro.cluster.resources import Node
 from raypro.cluster.sweeping import _Desk
 from raypro.cluster.trial import FIRST_STEP, Shared, result_of
@@ -185,6 +186,21 @@ def test_the_same_model_is_registered_once_and_another_one_again(raypro_home: Pa
     desk.register(files)
     assert versions() == ["seed_0", "seed_1", "seed_0", "seed_0"]
     outbox.close()
+
+
+def test_ctrl_c_is_what_it_was_after_ray_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Swallowing:
+        def __init__(self, *_: Any, **__: Any) -> None: ...
+
+        def fit(self) -> None:
+            signal.signal(signal.SIGINT, lambda number, frame: None)
+            raise OSError("no more of it is needed")
+
+    monkeypatch.setattr(group, "TorchTrainer", Swallowing)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(OSError, match="no more"):
+        group.fit_on_workers(tiny_fine_tuning(tmp_path), tmp_path, 1.0)
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_trial_of_several_workers_whose_loss_is_not_finite_ends_at_once_and_says_so(

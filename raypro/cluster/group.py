@@ -1,7 +1,10 @@
 """The workers of a run, and of a trial of several workers: Ray Train starts them, and starts them anew where one dies."""
 
 import math
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,12 +59,24 @@ def fit_on_workers(
         validation_config=probes_of(experiment),
     )
     try:
-        result = trainer.fit()
+        with _interrupts_kept():
+            result = trainer.fit()
     except TrainingFailedError as error:
         raise RunFailed(_cause(error)) from error
     choose, worst = (min, math.inf) if order == "min" else (max, -math.inf)  # what an older raypro saved may lack the metric
     checkpoint, metrics = choose(result.best_checkpoints, key=lambda pair: pair[1].get(selected, worst))
     return Outcome(run, Path(checkpoint.path), metrics)
+
+
+@contextmanager
+def _interrupts_kept() -> Iterator[None]:
+    """Have Ctrl-C do afterwards what it did before: what Ray Train sets for it stays, and swallows it in all that follows."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
 
 
 def _cause(error: TrainingFailedError) -> str:
