@@ -3,6 +3,7 @@
 import os
 import secrets
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +30,7 @@ NOT_INHERITED = ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "MLFLOW_TRACKING_URI", "MLFLOW
 
 def pytest_configure(config: pytest.Config) -> None:
     """Set the surrounding before anything imports torch or ray: raypro's home and Ray's token lie in a folder of this session."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores Ctrl-C, and hands that on
     folder = Path(tempfile.mkdtemp(prefix="raypro-tests-"))
     config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
     token = folder / "ray_auth_token"
