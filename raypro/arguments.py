@@ -63,7 +63,7 @@ def find_command(commands: Iterable[str], args: Sequence[str]) -> str:
     words = list(takewhile(lambda word: not word.startswith("-"), args))[:2]
     groups = {command.split()[0] for command in commands if " " in command}
     for count in (2, 1):
-        if (name := " ".join(words[:count])) in commands and len(words) >= count:
+        if (name := " ".join(words[:count])) in commands and len(name.split()) == len(words[:count]) == count:
             return name
     name = " ".join(words if words and words[0] in groups else words[:1])
     asked = args[len(words) :]
@@ -72,7 +72,8 @@ def find_command(commands: Iterable[str], args: Sequence[str]) -> str:
     if name in groups:
         raise InputError(f"{name}: which? known: {', '.join(command for command in commands if command.startswith(f'{name} '))}")
     if words:
-        raise InputError(f"{name}: no such command{nearest(name, [*commands, *groups])}")
+        of_group = [command for command in commands if command.startswith(f"{words[0]} ")]
+        raise InputError(f"{name or repr(name)}: no such command{nearest(name, of_group or [*commands, *groups])}")
     if args:
         raise InputError(f"{args[0]}: options follow a command; raypro --help says which there are")
     return ""

@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ from raypro.config import InputError
 from raypro.data.labelled import LabelledData
 from raypro.data.labelled_source import Embedded, token_spans
 from raypro.home import home
+
+ABANDONED = 3600.0
+"""Seconds for which nothing was written to a file that is taken for a dead writer's."""
 
 
 def embedded(
@@ -72,9 +76,11 @@ def _compute(path: Path, data: Embedded, encoder: nn.Module, token_budget: int, 
 
 
 def _remove_abandoned(path: Path) -> None:
-    """Remove what writers on this machine that live no more have left of these vectors."""
+    """Remove what writers on this machine that live no more have left of these vectors: containers may share its name, so what is old."""
     for left in path.parent.glob(f".{path.name}.{platform.node()}.*"):
         try:
+            if left.stem != f".{path.name}.{platform.node()}" or time.time() - left.stat().st_mtime < ABANDONED:
+                continue
             os.kill(int(left.suffix[1:]), 0)
         except ProcessLookupError:
             left.unlink(missing_ok=True)

@@ -17,7 +17,7 @@ from raypro.core.loop import TrainState, evaluate
 from raypro.core.objectives.objective import Contrast, players_of
 from raypro.core.random import seed_of
 from raypro.data.corpus import Corpus
-from raypro.data.plan import Cursor, Plan, WindowTask
+from raypro.data.plan import CONTROL_TOKENS, Cursor, Plan, WindowTask
 from raypro.data.source import Reader, TrainingSource, to_batch
 from raypro.experiment import Experiment
 
@@ -205,6 +205,12 @@ def require_contrasts(experiment: Experiment) -> None:
     for name, size in (("batches.sequences", experiment.batches.sequences), ("validation.batch", experiment.validation.batch)):
         if size is not None and size < 2:
             raise InputError(f"{name}: {size} sequence has no other to be told apart from; give 2 or more")
+    batches = experiment.batches
+    if batches.token_budget < 2 * (batches.max_length + CONTROL_TOKENS):
+        raise InputError(
+            f"batches.token_budget: {batches.token_budget} may hold one sequence alone, which has no other to be told apart from; "
+            f"give {2 * (batches.max_length + CONTROL_TOKENS)} or more, for two of batches.max_length"
+        )
     if (rows := len(held_out_rows(experiment))) < 2:
         raise InputError(
             f"{experiment.corpus}: {rows} of the validation sequences have {judged_length(experiment)} residues or more, "

@@ -54,8 +54,8 @@ def evaluate_command(
     Args:
         encoder: a checkpoint (a folder step_... of a run, or an imported encoder); a run by its name or folder, of which the best is
             taken; models:/NAME/VERSION of MLflow; or hf:FOLDER_OR_NAME of Hugging Face.
-        probe: a task (stability, fluorescence, remote_homology, secondary_structure), a kind of labels of your own (regression,
-            classification, residue_classification), families, or contrastive.
+        probe: a task (stability, fluorescence, remote_homology, secondary_structure, secondary_structure_8), a kind of
+            labels of your own (regression, classification, residue_classification), families, or contrastive.
         data: a folder that raypro task import made; for families a corpus, or a table with a column of families; for contrastive a
             corpus, of which valid and test are taken, or a file of sequences that were not trained on.
         pooling: of probes of whole sequences: how the encoder makes one vector of each; its default where missing.

@@ -32,8 +32,10 @@ class Demand:
     """GPUs of each worker."""
     workers: int = 1
     """Workers of each trial."""
-    at_once: int = 0
-    """Trials that run at the same time; 0: not decided yet."""
+    at_once: int = 1
+    """Trials that run at the same time."""
+    asked: int | None = None
+    """Most trials that a person wants to run at the same time; None: as many as fit."""
 
 
 @dataclass(frozen=True)

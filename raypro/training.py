@@ -108,7 +108,8 @@ def _restore(state: TrainState, path: Path, selected: str) -> dict[str, Any]:
     saved, found = checkpoint.load_training(path), checkpoint.load(path)
     checkpoint.load_weights(state.model, found)
     state.load_state_dict(saved)
-    if selected not in found.metrics:  # an older raypro's, which chose by another metric: its best does not compare
+    # An older raypro's, which chose by another metric, or judged by other sequences: its best does not compare.
+    if selected not in found.metrics or "epochs" not in saved:
         state.best, state.stale = math.inf, 0
     cursor: dict[str, Any] = saved["cursor"]
     return cursor

@@ -127,6 +127,10 @@ def test_a_contrast_without_two_sequences_is_refused_before_a_run(tmp_path):
         ({"validation": Validation(batch=1)}, "validation.batch: 1 sequence has no other to be told apart from; give 2 or more"),
         ({"batches": replace(experiment.batches, sequences=1)}, "batches.sequences: 1 sequence has no other"),
         ({"validation": Validation(sequences=1)}, "c: 1 of the validation sequences"),
+        (
+            {"batches": replace(experiment.batches, token_budget=123)},
+            "batches.token_budget: 123 may hold one sequence alone",
+        ),
     ]:
         with pytest.raises(InputError, match=message):
             require_corpus(replace(experiment, **change))

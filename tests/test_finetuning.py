@@ -1,5 +1,6 @@
 """Fine-tuning in this process: steps, resuming, frozen encoders, where the encoder starts from."""
 
+import os
 import platform
 import shutil
 import subprocess
@@ -16,7 +17,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from raypro.audit import audit, read_uses
-from raypro.config import InputError
+from raypro.config import InputError, RunFailed
 from raypro.core import checkpoint
 from raypro.core.distributed import first_worker_first
 from raypro.core.encoders.convolution import ConvolutionShape
@@ -136,12 +137,15 @@ def test_what_a_killed_embedding_left_is_removed_and_what_another_writes_is_not(
     vectors.unlink()
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    left_by = ((platform.node(), ended.pid), (platform.node(), 1), ("other", ended.pid))
-    dead, living, elsewhere = (vectors.with_name(f".train.npy.{node}.{pid}") for node, pid in left_by)
-    for left in (dead, living, elsewhere):
+    here = platform.node()
+    left_by = [f"{here}.{ended.pid}", f"{here}.1", f"other.{ended.pid}", f"{here}.domain.{ended.pid}", f"{here}.{2**22 + 1}"]
+    dead, *others = (vectors.with_name(f".train.npy.{writer}") for writer in left_by)
+    for left in (dead, *others):
         left.touch()
+        os.utime(left, (0, 0))
+    others[-1].touch()  # no such process here, but written to just now: a container's of this machine's name
     Finetuning.load(experiment)
-    assert vectors.is_file() and not dead.exists() and living.exists() and elsewhere.exists()
+    assert vectors.is_file() and not dead.exists() and all(left.exists() for left in others)
 
 
 def test_a_part_of_the_validation_sequences_is_a_draw_that_all_runs_share(data: Path) -> None:
@@ -163,6 +167,10 @@ def _first_or_second(rank: int, folder: str) -> None:
     with first_worker_first(), Path(folder, "log").open("a") as log:
         time.sleep(4.0 if rank == 0 else 0.0)
         log.write(f"{rank}\n")
+    error = RunFailed if rank else OSError
+    with pytest.raises(error, match="the first worker failed" if rank else "disk full"), first_worker_first():
+        assert rank == 0, "the others begin nothing"
+        raise OSError("disk full")
     dist.destroy_process_group()
 
 

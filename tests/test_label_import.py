@@ -164,7 +164,15 @@ def test_listed_contacts_in_either_order_without_those_of_unresolved_residues(tm
 
 
 def test_contacts_in_a_table_without_lists_are_read_from_text(tmp_path: Path) -> None:
-    texts = [("[0, 1]", "[7, 8]"), ("0 1", "7 8"), ("0,1", "7.0,8"), (" [0  1] ", "7\n8"), ("[]", "[]"), ("3", "0")]
+    texts = [
+        ("[0, 1]", "[7, 8]"),
+        ("0 1", "7 8"),
+        ("0,1", "7.0,8"),
+        (" [0  1] ", "7\n8"),
+        ("[]", "[]"),
+        ("3", "0"),
+        (" " * 20_000 + "x", "0"),
+    ]
     rows = [{"sequence": "ACDEFGHIK" + "A" * i, "contact_i": first, "contact_j": second} for i, (first, second) in enumerate(texts)]
     data = run([to_csv(tmp_path / "x_train.csv", rows)], tmp_path / "d", kind="contacts").data
     found = [label.pairs.tolist() for label in data.read("train").labels]

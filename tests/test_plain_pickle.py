@@ -52,6 +52,18 @@ def test_what_is_plain_comes_out_as_it_went_in(protocol: int) -> None:
     np.testing.assert_array_equal(load_pickle(old)["by columns"], ARRAYS["by columns"])
 
 
+def test_what_is_shared_comes_out_in_each_of_its_places() -> None:
+    pair, mask = ("H", 3), np.arange(6).reshape(2, 3)
+    found = load_pickle(pickle.dumps({"a": pair, "b": pair, "mask": mask, "valid": mask, "again": [mask]}))
+    assert found["a"] == found["b"] == pair
+    for array in (found["mask"], found["valid"], *found["again"]):
+        np.testing.assert_array_equal(array, mask)
+
+
+def test_text_as_python_2_wrote_it() -> None:
+    assert load_pickle(b"\x80\x02}q\x00U\x07primaryq\x01T\x03\x00\x00\x00MKVq\x02s.") == {"primary": "MKV"}
+
+
 def test_an_array_of_nothing_is_short_whatever_its_shape() -> None:
     forged = _filled(b"f8", b"\x8a\x06" + (1 << 40).to_bytes(6, "little") + b"K\x00\x86", b"C\x00")
     assert load_pickle(forged).shape == (0,)  # as a list of lists it would be a million million long
@@ -137,6 +149,12 @@ ENDLESS = {
     "a field whose name is nested": b"\x80\x04}" + b")" + b"\x85" * 200_000 + b"K\x01s.",
     "a name that is nested": b"\x80\x04\x8c\x05numpy)" + b"\x85" * 200_000 + b"\x93.",
     "long text in many places": b"\x80\x04X" + struct.pack("<I", 10_000) + b"A" * 10_000 + b"\x94(" + b"h\x00" * 100_000 + b"l.",
+    "a long tuple of nothing in many places": b"\x80\x04((" + b"\x8c\x00" * 100_000 + b"t\x94" + b"h\x00" * 100_000 + b"t.",
+    "an array in too many places": b"\x80\x04]("
+    + _filled(b"f8", b"M\x88\x13\x85", b"B" + struct.pack("<I", 40_000) + b"A" * 40_000)[2:-1]
+    + b"q\xc8"
+    + b"h\xc8" * 100_000
+    + b"e.",
     "more text than there is": b"\x80\x04\x8e" + struct.pack("<Q", 1 << 62) + b"A.",
     "a number of two thousand million digits": b"\x80\x04\x8b\xff\xff\xff\x7f\x01.",
     "no end": b"\x80\x04K\x01",

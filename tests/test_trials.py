@@ -83,6 +83,8 @@ def test_a_criterion_that_no_trial_measures_is_refused_before_the_first() -> Non
         check("valid/accuracy_mlm", axes={"objective": (MLM(), CPC())})
     with pytest.raises(InputError, match="criteria: trials of fine-tuning"):
         require_criteria(Space(tiny_fine_tuning(Path("data")), RATES, criteria=(("valid/spearman", "max"),)))
+    with pytest.raises(InputError, match="criteria: valid/accuracy_cpc_k3: no figure"):
+        check("valid/accuracy_cpc_k3", axes={"objective": (CPC(judged_ahead=2),)})
     require_criteria(load_space(ROOT / "tune_spaces" / "cpcprot_pretrain.py", None, "corpus", "families"))
 
 
@@ -100,6 +102,8 @@ def test_a_resumed_sweep_runs_as_many_trials_at_once_as_before_unless_told_other
     resumed = Sweep.open("sweep")
     assert [demand_of(resumed, nodes, None, None, None).at_once for nodes in (four, one)] == [2, 1]
     assert demand_of(resumed, four, 3, None, None).at_once == 3
+    resumed.with_demand(demand_of(resumed, one, None, None, None)).save()  # on a smaller machine
+    assert demand_of(Sweep.open("sweep"), four, None, None, None).at_once == 2
 
 
 DEAD = """The actor died unexpectedly before finishing this task.

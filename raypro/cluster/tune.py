@@ -17,6 +17,7 @@ from raypro.cluster.session import ray_session
 from raypro.cluster.sweeping import Data, drive
 from raypro.cluster.train import require_corpus, require_labelled
 from raypro.config import InputError, from_plain, nearest, to_plain
+from raypro.core.objectives.objective import Contrast
 from raypro.experiment import Experiment, FineTuning, Task
 from raypro.finetuning import resolved
 from raypro.presets import fresh_name
@@ -111,7 +112,9 @@ def require_criteria(space: Space) -> None:
         raise InputError("criteria: trials of fine-tuning are ranked by the metric of their task; leave them out")
     for experiment in map(space.experiment, space.combinations()):
         assert isinstance(experiment, Experiment)
-        known = [grouped("valid", name) for name in ("loss", *(quantity.name for quantity in experiment.objective.quantities))]
+        objective = experiment.objective
+        judged = objective.in_validation if isinstance(objective, Contrast) else objective
+        known = [grouped("valid", name) for name in ("loss", *(quantity.name for quantity in judged.quantities))]
         known += [experiment.probe.metric] * (experiment.probe.task is not None)
         for name, _ in space.criteria:
             if name not in known:
@@ -121,7 +124,7 @@ def require_criteria(space: Space) -> None:
 def demand_of(sweep: Sweep, nodes: list[Node], at_once: int | None, cpus: float | None, gpus: float | None) -> Demand:
     """Return what each trial asks of the cluster and how many run at once: ``at_once``, or as many as fit.
 
-    A sweep that was begun before runs no more at once than then, unless ``at_once`` says so.
+    What was asked for when a sweep was begun, or resumed last, holds until something else is.
 
     Raises:
         InputError: that many do not fit, or not even one.
@@ -142,9 +145,10 @@ def demand_of(sweep: Sweep, nodes: list[Node], at_once: int | None, cpus: float 
     if missing:
         raise InputError(f"{wanted} trial{'s' * (wanted > 1)} at once: {missing}")
     most = max(sweep.space.planned, sweep.space.seeds)
-    while at_once is None and wanted < min(most, sweep.demand.at_once or most) and not lack(wanted + 1):
+    asked = at_once or sweep.demand.asked
+    while at_once is None and wanted < min(most, asked or most) and not lack(wanted + 1):
         wanted += 1
-    return replace(each, at_once=min(wanted, most))
+    return replace(each, at_once=min(wanted, most), asked=asked)
 
 
 def require_dashboard() -> None:

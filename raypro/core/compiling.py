@@ -13,8 +13,8 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 def uncompiled(function: Function) -> Function:
     """Keep ``function``, and what it calls, out of torch.compile, as ``torch.compiler.disable`` does.
 
-    That one loads the compiler when it decorates, more than a second of every command and worker; here only a process that
-    compiles something has it loaded.
+    That one loads the compiler when it decorates, more than a second of every command. Here a process loads it when it compiles
+    something, or when torch's own optimizers do.
     """
 
     @functools.wraps(function)

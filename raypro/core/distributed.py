@@ -13,6 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from raypro.config import RunFailed
+
 _PATIENCE = timedelta(days=30)
 
 
@@ -67,18 +69,25 @@ def first_worker_first() -> Iterator[None]:
     """Let rank 0 go through a block before the others begin it, however long that takes: it may make what they only read.
 
     Other meetings of the workers end, with all of them, after the half hour or so that their process group allows.
+
+    Raises:
+        RunFailed: on the others, where rank 0 failed.
     """
     if world_size() == 1:
         yield
         return
-    patient = dist.new_group(timeout=_PATIENCE, backend="gloo")
-    try:
-        if rank() > 0:
-            dist.barrier(patient)
+    patient, succeeded = dist.new_group(timeout=_PATIENCE, backend="gloo"), torch.zeros(1)
+    if rank() > 0:
+        dist.all_reduce(succeeded, group=patient)
+        if not succeeded:
+            raise RunFailed("the first worker failed; what it says is the reason")
         yield
+        return
+    try:
+        yield
+        succeeded += 1
     finally:
-        if rank() == 0:
-            dist.barrier(patient)
+        dist.all_reduce(succeeded, group=patient)
 
 
 def broadcast_model(model: nn.Module) -> None:

@@ -27,7 +27,7 @@ CONTACT_ANGSTROM = 8.0
 MISSING_ELSEWHERE = ("na", "n/a", "none", "null")
 """What other programs write where there is no label, in small letters; it may also be the name of a class."""
 _LONGEST_NAME = 200
-_LISTED = re.compile(r"\s*\[?([-+.\de\s,]*)\]?\s*")
+_LISTED = re.compile(r"[-+.\de\s,]*")
 """A list of numbers as text, as tables without lists have it: with blanks, commas or both between them, in brackets or without."""
 
 
@@ -231,8 +231,8 @@ def _numbers(value: Any) -> list[Any]:
     """Return a list, or the numbers of one that is written as text."""
     if isinstance(value, str) and not value.strip():
         raise Rejected("no label")
-    if isinstance(value, str) and (found := _LISTED.fullmatch(value)):
-        return found[1].replace(",", " ").split()
+    if isinstance(value, str) and _LISTED.fullmatch(text := value.strip().removeprefix("[").removesuffix("]")):
+        return text.replace(",", " ").split()
     return _listed(value)
 
 

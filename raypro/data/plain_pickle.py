@@ -1,9 +1,10 @@
 """Pickles read as data: plain values and numpy arrays come out, whatever is in them, and nothing that they name is ever called.
 
 A pickle is a program for a stack machine (PEP 307, 3154 and 574), and Python's own machine imports what it names and calls it. The one
-here knows only the instructions that plain values and arrays need, in protocols 2 to 5. numpy's names are words to it, not objects:
-arrays are made from their bytes here, of numbers and text only and only where type, shape and bytes agree. A list, mapping
-or array stands in one place, and text is not repeated without end, so that what comes out is a tree about as large as its pickle.
+here knows only the instructions that plain values and arrays need, in protocols 3 to 5, and plain values in protocol 2. numpy's names
+are words to it, not objects: arrays are made from their bytes here, of numbers and text only and only where type, shape and bytes
+agree. A list, a mapping, or a tuple of more than a few scalars stands in one place, and nothing is repeated without end, so
+that what comes out is a tree, some tens of times as large as its pickle at the most.
 """
 
 import math
@@ -22,10 +23,12 @@ _TYPE = re.compile(r"b1|[iu][1248]|f[248]|[SU][1-9][0-9]{0,8}")
 _LAST_CHARACTER = 0x10FFFF
 _MOST_AXES = 32
 _MOST_REPEATED = 64
-"""Bytes of text that stands in several places, for each byte of the pickle: names of fields are repeated, whole sequences rarely."""
+"""Bytes of what stands in several places, for each byte of the pickle: names of fields are repeated, whole sequences rarely."""
 _DEEPEST = 32
 _PLAIN = (str, int, float, type(None), bytes, np.ndarray, np.generic)
-_IN_ONE_PLACE = (list, dict, tuple, np.ndarray)
+_SCALARS = (str, int, float, type(None), bytes)
+_IN_ONE_PLACE = (list, dict)
+_FEW = 16
 _NEITHER = "which is neither a plain value nor a numpy array"
 
 
@@ -93,6 +96,11 @@ def _require_plain(value: Any) -> None:
     raise pickle.UnpicklingError(f"its values are nested more than {_DEEPEST} deep")
 
 
+def _is_small(items: tuple[Any, ...]) -> bool:
+    """Return whether a tuple holds a few scalars only."""
+    return len(items) <= _FEW and all(isinstance(item, _SCALARS) for item in items)
+
+
 def _array(data: Any, type_: Any, shape: Any, order: Any = "C", axes: Any = None) -> NDArray[Any]:
     """Return an array of ``data``'s bytes; one without any is of shape [0], since lists of nothing can be of any length."""
     if not (isinstance(data, bytes) and isinstance(type_, _Type) and isinstance(shape, tuple) and len(shape) <= _MOST_AXES):
@@ -120,6 +128,8 @@ class _Machine:
         self.outer: list[list[Any]] = []
         """The stacks beneath the marks."""
         self.memo: dict[int, Any] = {}
+        self.unfilled: list[int] = []
+        """Places of the memo that hold the array whose bytes are still to come."""
         self.repeated = 0
 
     def run(self) -> Any:
@@ -156,6 +166,10 @@ class _Machine:
 
     def text(self, length: int) -> None:
         self.stack.append(str(self.take(length), "utf-8", "surrogatepass"))
+
+    def ascii(self, length: int) -> None:
+        """Text of Python 2."""
+        self.stack.append(str(self.take(length), "ascii"))
 
     def line(self) -> str:
         """Return the text up to the end of the line."""
@@ -195,18 +209,22 @@ class _Machine:
 
     def put(self, place: int) -> None:
         self.memo[place] = self.stack[-1]
+        if self.stack[-1] is _Word.NOT_YET_FILLED:
+            self.unfilled.append(place)
 
     def memoize(self) -> None:
-        self.memo[len(self.memo)] = self.stack[-1]
+        self.put(len(self.memo))
 
     def get(self, place: int) -> None:
         value = self.memo[place]
-        if isinstance(value, _IN_ONE_PLACE):
-            raise pickle.UnpicklingError("one of its lists, mappings or arrays stands in two places")
-        if isinstance(value, str | bytes):
-            self.repeated += len(value)
-            if self.repeated > _MOST_REPEATED * len(self.data):
-                raise pickle.UnpicklingError("it repeats its text too often")
+        if isinstance(value, _IN_ONE_PLACE) or (isinstance(value, tuple) and not _is_small(value)):
+            raise pickle.UnpicklingError("one of its lists, mappings or larger tuples stands in two places")
+        if isinstance(value, tuple):
+            self.repeated += sum(1 + (len(item) if isinstance(item, str | bytes) else 0) for item in value)
+        elif isinstance(value, str | bytes | np.ndarray):
+            self.repeated += value.nbytes if isinstance(value, np.ndarray) else len(value)
+        if self.repeated > _MOST_REPEATED * len(self.data):
+            raise pickle.UnpicklingError("it repeats its values too often")
         self.stack.append(value)
 
     def name(self, module: Any, name: Any) -> None:
@@ -246,7 +264,9 @@ class _Machine:
             target.dtype = target.dtype.newbyteorder(order)
         elif target is _Word.NOT_YET_FILLED:
             _, shape, type_, by_columns, data = state
-            self.stack[-1] = _array(data, type_, shape, "F" if by_columns else "C")
+            self.stack[-1] = array = _array(data, type_, shape, "F" if by_columns else "C")
+            self.memo.update(dict.fromkeys(self.unfilled, array))
+            self.unfilled.clear()
         else:
             raise pickle.UnpicklingError(f"it changes {type(target).__name__}, {_NEITHER}")
 
@@ -269,6 +289,8 @@ _BY_NAME: dict[bytes, Callable[[_Machine], Any]] = {
     pickle.SHORT_BINUNICODE: lambda m: m.text(m.byte()),
     pickle.BINUNICODE: lambda m: m.text(m.number(_INT)),
     pickle.BINUNICODE8: lambda m: m.text(m.number(_LONG)),
+    pickle.SHORT_BINSTRING: lambda m: m.ascii(m.byte()),
+    pickle.BINSTRING: lambda m: m.ascii(m.number(_INT)),
     pickle.SHORT_BINBYTES: lambda m: m.stack.append(m.take(m.byte())),
     pickle.BINBYTES: lambda m: m.stack.append(m.take(m.number(_INT))),
     pickle.BINBYTES8: lambda m: m.stack.append(m.take(m.number(_LONG))),
