@@ -135,7 +135,7 @@ def test_speeds_are_those_of_the_steps_whatever_validation_takes(corpus: Path, t
     ticks = itertools.count()
     lost = [0]
     clock = SimpleNamespace(perf_counter=lambda: float(next(ticks) + lost[0]))
-    for module in ("raypro.core.loop", "raypro.training"):
+    for module in ("raypro.core.loop", "raypro.core.meter", "raypro.training"):
         monkeypatch.setattr(f"{module}.time", clock)
     judge = Pretraining.judge
 

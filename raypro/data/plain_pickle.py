@@ -7,21 +7,16 @@ agree. A list, a mapping, or a tuple of more than a few scalars stands in one pl
 that what comes out is a tree, some tens of times as large as its pickle at the most.
 """
 
-import math
 import pickle
-import re
 import struct
 from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-_TYPE = re.compile(r"b1|[iu][1248]|f[248]|[SU][1-9][0-9]{0,8}")
-"""Of arrays: booleans, whole numbers, numbers and text. Objects, which would be addresses, structures and dates are not read."""
-_LAST_CHARACTER = 0x10FFFF
-_MOST_AXES = 32
+from raypro.data.plain_arrays import NEITHER, ArrayType, array_of
+
 _MOST_REPEATED = 64
 """Bytes of what stands in several places, for each byte of the pickle: names of fields are repeated, whole sequences rarely."""
 _DEEPEST = 32
@@ -29,7 +24,6 @@ _PLAIN = (str, int, float, type(None), bytes, np.ndarray, np.generic)
 _SCALARS = (str, int, float, type(None), bytes)
 _IN_ONE_PLACE = (list, dict)
 _FEW = 16
-_NEITHER = "which is neither a plain value nor a numpy array"
 
 
 class _Word(Enum):
@@ -48,15 +42,6 @@ _NAMES = {("numpy", "ndarray"): _Word.ARRAY, ("numpy", "dtype"): _Word.DTYPE} | 
     for core in ("core", "_core")
     for module, word in (("multiarray", _Word.UNFILLED), ("multiarray", _Word.SCALAR), ("numeric", _Word.FROM_BUFFER))
 }
-
-
-class _Type:
-    """The type of an array's numbers, one of ``_TYPE``; the pickle can change its byte order only."""
-
-    def __init__(self, name: object) -> None:
-        if not isinstance(name, str) or not _TYPE.fullmatch(name):
-            raise pickle.UnpicklingError(f"it wants an array of type {name!r:.40}, {_NEITHER}")
-        self.dtype = np.dtype(name)
 
 
 def load_pickle(data: bytes) -> Any:
@@ -89,7 +74,7 @@ def _require_plain(value: Any) -> None:
             elif isinstance(item, list | tuple):
                 within += item
             else:
-                raise pickle.UnpicklingError(f"it holds a name of numpy's, {_NEITHER}")
+                raise pickle.UnpicklingError(f"it holds a name of numpy's, {NEITHER}")
         if not within:
             return
         level = within
@@ -99,24 +84,6 @@ def _require_plain(value: Any) -> None:
 def _is_small(items: tuple[Any, ...]) -> bool:
     """Return whether a tuple holds a few scalars only."""
     return len(items) <= _FEW and all(isinstance(item, _SCALARS) for item in items)
-
-
-def _array(data: Any, type_: Any, shape: Any, order: Any = "C", axes: Any = None) -> NDArray[Any]:
-    """Return an array of ``data``'s bytes; one without any is of shape [0], since lists of nothing can be of any length."""
-    if not (isinstance(data, bytes) and isinstance(type_, _Type) and isinstance(shape, tuple) and len(shape) <= _MOST_AXES):
-        raise pickle.UnpicklingError("damaged: an array without bytes, type or shape")
-    dtype = type_.dtype
-    if not all(isinstance(n, int) and n >= 0 for n in shape) or math.prod(shape) * dtype.itemsize != len(data):
-        raise pickle.UnpicklingError(f"damaged: an array whose shape does not fit its {len(data)} bytes")
-    if not data:
-        return np.empty(0, dtype)
-    flat = np.frombuffer(data, dtype)
-    if dtype.kind == "b":
-        flat = flat.view(np.uint8) != 0  # numpy counts on nothing but 0 and 1 in them
-    if dtype.kind == "U" and (flat.view(np.dtype("u4").newbyteorder(dtype.byteorder)) > _LAST_CHARACTER).any():
-        raise pickle.UnpicklingError("damaged: text of characters that do not exist")
-    array = flat.reshape(shape, order="F" if order == "F" else "C")
-    return array if axes is None else array.transpose(axes)
 
 
 class _Machine:
@@ -138,7 +105,7 @@ class _Machine:
         while (code := data[self.at]) != _STOP:
             self.at += 1
             if code not in instructions:
-                raise pickle.UnpicklingError(f"it has the instruction {bytes([code])!r}, {_NEITHER}")
+                raise pickle.UnpicklingError(f"it has the instruction {bytes([code])!r}, {NEITHER}")
             instructions[code](self)
         (value,) = self.stack
         if self.outer:
@@ -232,7 +199,7 @@ class _Machine:
             raise pickle.UnpicklingError("damaged: a name that is no text")
         word = _NAMES.get((module, name))
         if word is None:
-            raise pickle.UnpicklingError(f"it wants {module}.{name}, {_NEITHER}")
+            raise pickle.UnpicklingError(f"it wants {module}.{name}, {NEITHER}")
         self.stack.append(word)
 
     def reduce(self) -> None:
@@ -242,33 +209,33 @@ class _Machine:
         if not isinstance(given, tuple):
             raise pickle.UnpicklingError("damaged: a call with what is no tuple")
         if word is _Word.DTYPE:
-            value = _Type(given[0])
+            value = ArrayType(given[0])
         elif word is _Word.UNFILLED and given[0] is _Word.ARRAY:
             value = _Word.NOT_YET_FILLED
         elif word is _Word.SCALAR:
             type_, number = given
-            value = _array(number, type_, ())[()]
+            value = array_of(number, type_, ())[()]
         elif word is _Word.FROM_BUFFER:
-            value = _array(*given)
+            value = array_of(*given)
         else:
-            raise pickle.UnpicklingError(f"it calls {word.value if isinstance(word, _Word) else type(word).__name__}, {_NEITHER}")
+            raise pickle.UnpicklingError(f"it calls {word.value if isinstance(word, _Word) else type(word).__name__}, {NEITHER}")
         self.stack.append(value)
 
     def build(self) -> None:
         """Give the last value its state: a type its byte order, an array its bytes."""
         state, target = self.stack.pop(), self.stack[-1]
-        if isinstance(target, _Type):
+        if isinstance(target, ArrayType):
             _, order, *structure = state
             if structure[:3] != [None, None, None]:
-                raise pickle.UnpicklingError(f"it wants an array of structures, {_NEITHER}")
+                raise pickle.UnpicklingError(f"it wants an array of structures, {NEITHER}")
             target.dtype = target.dtype.newbyteorder(order)
         elif target is _Word.NOT_YET_FILLED:
             _, shape, type_, by_columns, data = state
-            self.stack[-1] = array = _array(data, type_, shape, "F" if by_columns else "C")
+            self.stack[-1] = array = array_of(data, type_, shape, "F" if by_columns else "C")
             self.memo.update(dict.fromkeys(self.unfilled, array))
             self.unfilled.clear()
         else:
-            raise pickle.UnpicklingError(f"it changes {type(target).__name__}, {_NEITHER}")
+            raise pickle.UnpicklingError(f"it changes {type(target).__name__}, {NEITHER}")
 
 
 _STOP = pickle.STOP[0]
